@@ -66,6 +66,14 @@ def import_openai_clip() -> Any:
         return importlib.import_module("clip")
 
 
+def import_transformers() -> Any:
+    """The module `transformers`, which imports torchvision where there is one."""
+    import_torchvision()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("transformers")
+
+
 def _forget(package: str) -> None:
     """Drops what a failed import left behind, so that the next import starts anew."""
     for name in [name for name in sys.modules if name == package or name.startswith(package + ".")]:

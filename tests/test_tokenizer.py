@@ -220,6 +220,11 @@ def test_a_very_long_word_takes_seconds_at_most(alphabet):
     assert STANDARD.decode(ids).replace(" ", "") == word
 
 
+def test_entities_nested_deeply_end_as_they_do_in_the_original(openai):
+    for text in ("&" + "amp;" * 300 + "lt;", "&semi" * 200 + ";", "<" + "&" + "amp;" * 50):
+        assert STANDARD.encode(text) == openai.encode(text)
+
+
 def test_merging_equals_a_plain_scan_for_the_first_pair():
     shuffle = random.Random(6)
     for _ in range(500):
@@ -303,6 +308,11 @@ def test_a_tokenizer_survives_pickling_and_copying():
 
 
 # --- files ----------------------------------------------------------------------------------------
+
+
+def test_a_vocabulary_without_merges_is_saved_and_read_as_well(tmp_path):
+    bytes_only = Tokenizer.standard(vocab_size=514)
+    assert Tokenizer.from_file(bytes_only.save(tmp_path)).tokens == bytes_only.tokens
 
 
 def test_a_saved_vocabulary_reads_back_the_same(tmp_path):

@@ -10,6 +10,7 @@ import mmap
 import pickle
 import struct
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -71,8 +72,7 @@ def _read_legacy(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error)
-        if "nsupported" in reason or "not an allowed" in reason:
+        if "Unsupported operand" not in str(error) and "nsupported" in str(error):
             raise UnsafeCheckpointError(f"{path}: refused, because reading it would run code; none was run") from None
         raise CheckpointError(f"{path}: is not a weight file (.safetensors, or .pt of torch.save)") from None
     except Exception:
@@ -174,7 +174,7 @@ def _rebuild_tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride:
 
 
 _KNOWN = {
-    ("collections", "OrderedDict"): dict,
+    ("collections", "OrderedDict"): OrderedDict,
     ("torch", "Size"): tuple,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _first,

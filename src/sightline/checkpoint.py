@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sightline.archive import State, read_tensors
 from sightline.config import ModelConfig, Towers
 from sightline.errors import CheckpointError, ConfigError, InvalidArgumentError
 from sightline.files import new_folder, write_whole
+from sightline.hub import WEIGHT_SUFFIXES, weight_files
 from sightline.layouts import (
     Layout,
     config_from_open_clip,
@@ -34,6 +35,7 @@ from sightline.models.clip import CLIP
 from sightline.tokenizer import Tokenizer
 
 FORMAT = "sightline-1"
+# Files of these names belong to the configuration beside them; any other file stands alone.
 _WEIGHTS = ("model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
 _CONFIGS = ("config.json", "open_clip_config.json")
 _JSON_LIMIT = 2**20
@@ -65,7 +67,6 @@ def read_checkpoint(path: Path, config: ModelConfig | None = None) -> Checkpoint
     for file in files:
         raw.update(read_tensors(file))
     state = to_ours(raw)
-    # A configuration beside a file belongs to it only if the file has a name that such folders use.
     if config is None and (path.is_dir() or path.name in _WEIGHTS):
         config = _read_config(folder)
     if config is None:
@@ -143,20 +144,10 @@ def export_checkpoint(model: CLIP, tokenizer: Tokenizer, target: Path, to: Layou
 def _weight_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    index = path / "model.safetensors.index.json"
-    if index.exists():
-        names = sorted({str(name) for name in _read_json(index).get("weight_map", {}).values()})
-        if any(Path(name).name != name for name in names):
-            raise CheckpointError(f"{index}: names a file outside its folder")
-        return [path / name for name in names]
-    for name in _WEIGHTS:
-        if (path / name).exists():
-            return [path / name]
-    others = sorted(f for f in path.iterdir() if f.suffix in (".safetensors", ".pt", ".bin"))
-    if len(others) == 1:
-        return others
-    what = "no weight file" if not others else f"{len(others)} weight files, none named as expected"
-    raise CheckpointError(f"{path}: holds {what}; name the file itself, or one of {', '.join(_WEIGHTS)}")
+    names = weight_files(file.name for file in path.iterdir())
+    if not names:
+        raise CheckpointError(f"{path}: holds no weight file that can be told by its name; name the file itself")
+    return [path / name for name in names if name.endswith(WEIGHT_SUFFIXES)]
 
 
 def _read_config(folder: Path) -> ModelConfig | None:
@@ -183,7 +174,7 @@ def _read_config(folder: Path) -> ModelConfig | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _JSON_LIMIT * (64 if path.name.endswith("index.json") else 1):
+        if path.stat().st_size > _JSON_LIMIT:
             raise CheckpointError(f"{path}: is larger than any configuration")
         data = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -281,7 +272,10 @@ def _write_json(path: Path, data: dict[str, Any]) -> None:
 
 
 def _export_original(model: CLIP, target: Path) -> None:
-    """A state dict. The original infers the configuration from it, so the configuration must be what it would infer."""
+    """A TorchScript archive without code: the only form that the original's `clip.load` reads on today's PyTorch.
+
+    The original infers the configuration from the tensors, so it must be one that can be inferred.
+    """
     state = dict(_state(model))
     if infer_config(state, "quick_gelu") != model.config:
         raise CheckpointError(
@@ -290,10 +284,35 @@ def _export_original(model: CLIP, target: Path) -> None:
         )
     if target.exists():
         raise CheckpointError(f"{target}: is there already; name a new file")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    sizes = {
+        "input_resolution": model.config.vision.image_size,
+        "context_length": model.context_length,
+        "vocab_size": model.vocab_size,
+    }
+    state.update({name: torch.tensor(size) for name, size in sizes.items()})  # as the published archives have them
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit, which the original is built on
+        torch.jit.save(torch.jit.script(_module_tree(state)), buffer)
+    target.parent.mkdir(parents=True, exist_ok=True)
     write_whole(target, buffer.getvalue())
+
+
+def _module_tree(state: State) -> nn.Module:
+    """Modules that hold the tensors under their names, and do nothing."""
+    root = nn.Module()
+    for name, tensor in state.items():
+        *path, leaf = name.split(".")
+        module = root
+        for part in path:
+            if part not in dict(module.named_children()):
+                module.add_module(part, nn.Module())
+            module = module.get_submodule(part)
+        if tensor.is_floating_point():
+            module.register_parameter(leaf, nn.Parameter(tensor))
+        else:
+            module.register_buffer(leaf, tensor)
+    return root
 
 
 def _processor(config: ModelConfig) -> dict[str, Any]:

@@ -16,16 +16,15 @@ from torch import Tensor
 
 from sightline.checkpoint import build_model, export_checkpoint, read_checkpoint, save_checkpoint
 from sightline.config import ModelConfig, Towers, model_config
-from sightline.errors import InvalidArgumentError, SightlineError
-from sightline.hub import resolve
-from sightline.images import ImageSource, read_image
+from sightline.errors import ImageError, InvalidArgumentError, SightlineError
+from sightline.hub import STARTER, resolve
+from sightline.images import ImageSource, read_image, source_name
 from sightline.layouts import Layout
 from sightline.models.clip import CLIP
 from sightline.preprocess import Preprocess
 from sightline.tokenizer import Tokenizer
 
 MODEL_VARIABLE = "SIGHTLINE_MODEL"
-STARTER = "starter"
 
 
 def default_model() -> str:
@@ -187,11 +186,13 @@ class Encoder:
         export_checkpoint(self.model, self.tokenizer, Path(target), to)
 
     def _prepare(self, source: "ImageSource") -> Tensor | SightlineError:
+        """The image as a tensor, or why not. Errors are made anew: a traceback would keep the file's bytes alive."""
         try:
-            image = source if isinstance(source, Image.Image) else read_image(source)
-            return self.preprocess(image)
-        except SightlineError as error:
-            return error
+            return self.preprocess(source if isinstance(source, Image.Image) else read_image(source))
+        except ImageError as error:
+            return ImageError(source_name(source), error.reason)
+        except InvalidArgumentError as error:
+            return InvalidArgumentError(*error.args)
 
     def _encode_batch(
         self, batch: "list[tuple[ImageSource, Tensor | SightlineError]]"

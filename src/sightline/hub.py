@@ -35,12 +35,12 @@ PUBLISHED = {
     )
 }
 STARTER = "starter"
-TIMEOUT = 30.0  # seconds without a byte from a server
+TIMEOUT = 30.0  # seconds without a byte
 TURNS = 5  # how often one call takes up a download that was cut
 LINE_EVERY = 10.0  # seconds between lines of progress where stderr is no terminal
 
 _HUGGING_FACE = "hf-hub:"
-_WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 _SETTINGS = ("config.json", "open_clip_config.json", "preprocessor_config.json", "vocabulary.txt", "merges.txt")
 _INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"model-\d+-of-(\d+)\.safetensors")
@@ -51,9 +51,9 @@ def resolve(name: str | os.PathLike[str], *, download_root: str | os.PathLike[st
     """The verified local file or folder that `name` means, downloaded first where it has to be.
 
     The first of these that fits wins:
-      1. a file or folder that exists (so a folder `RN50` where you are hides the published model of that name);
-      2. one of the nine published names, as in `sightline.available_models()`: `download_root` or `~/.cache/clip`;
-      3. "starter": the small model inside this package;
+      1. one of the nine published names, as in `sightline.available_models()`: `download_root` or `~/.cache/clip`;
+      2. "starter": the small model inside this package;
+      3. a file or folder that exists (for a folder that is itself named `RN50` say `./RN50`);
       4. "hf-hub:owner/name" or "hf-hub:owner/name@revision": the cache of huggingface_hub, which HF_HOME moves.
     Without a network, and with HF_HUB_OFFLINE=1, what is on this disk is found and nothing is downloaded.
 
@@ -62,14 +62,14 @@ def resolve(name: str | os.PathLike[str], *, download_root: str | os.PathLike[st
         DownloadError: if it is there but could not be fetched whole, or is not on this disk while offline.
     """
     text = os.fspath(name)
-    path = Path(os.path.expanduser(text))
-    # os.path.exists, and not Path.exists, which raises for names too long or unreadable for a file system.
-    if text and os.path.exists(path):
-        return path
     if text in PUBLISHED:
         return _published(text, Path(os.path.expanduser(download_root or "~/.cache/clip")))
     if text == STARTER:
         return _starter()
+    path = Path(os.path.expanduser(text))
+    # os.path.exists, and not Path.exists, which raises for names too long or unreadable for a file system.
+    if text and os.path.exists(path):
+        return path
     if text.startswith(_HUGGING_FACE):
         return _from_hugging_face(text)
     raise ModelNotFoundError(_not_found(text))
@@ -94,12 +94,12 @@ def _starter() -> Path:
 
 def _not_found(name: str) -> str:
     known = [*PUBLISHED, STARTER]
-    if "/" in name or os.sep in name or name.startswith((".", "~")) or name.endswith(_WEIGHT_SUFFIXES):
+    if "/" in name or os.sep in name or name.startswith((".", "~")) or name.endswith(WEIGHT_SUFFIXES):
         what = f"no file or folder {name!r}"
     else:
         what = f"no model is named {name!r}"
     by_lower = {k.lower(): k for k in known}
-    close = [repr(by_lower[k]) for k in get_close_matches(name.lower(), by_lower, cutoff=0.7)]
+    close = [repr(by_lower[k]) for k in get_close_matches(name.lower(), by_lower, cutoff=0.75)]
     if not close and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
         close = [repr(_HUGGING_FACE + name)]
     meant = f"; did you mean {' or '.join(close)}?" if close else ";"
@@ -112,7 +112,7 @@ def _offline() -> bool:
     return value.upper() in ("1", "ON", "YES", "TRUE")
 
 
-# ── the nine published files ────────────────────────────────────────────────────────────────────────────────
+# ── the nine published files ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _published(name: str, root: Path) -> Path:
@@ -143,10 +143,10 @@ def _is_verified(path: Path, sha256: str) -> bool:
         return False
     if not path.is_file():
         raise FileExistsError(f"{path} is in the way and is not a file")
-    with suppress(OSError):
-        if _sidecar(path).read_bytes() == _stamp(path, sha256):
-            return True
     stamp = _stamp(path, sha256)  # taken before hashing: a file that changes meanwhile is hashed again
+    with suppress(OSError):
+        if _sidecar(path).read_bytes() == stamp:
+            return True
     if _sha256(path) != sha256:
         return False
     with suppress(OSError):  # a folder that cannot be written costs the next start a second, nothing else
@@ -278,7 +278,7 @@ def _progress(name: str, start: int, total: int | None) -> Iterator[Callable[[in
     yield report
 
 
-# ── Hugging Face ────────────────────────────────────────────────────────────────────────────────────────────
+# ── Hugging Face ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def weight_files(names: Iterable[str]) -> list[str]:
@@ -313,7 +313,7 @@ def _from_hugging_face(name: str) -> Path:
         raise
     # Whatever huggingface_hub raises: its errors are httpx's before version 2 and httpx2's since, or hf_xet's.
     except Exception as error:
-        problem = _explain(error, name, repo, revision, copy)
+        problem = _explain(error, name, repo, copy)
         if folder := _cached(repo, revision):
             warnings.warn(f"using the cached copy in {folder}, because {problem}", stacklevel=3)
             return folder
@@ -339,13 +339,13 @@ def _parse(name: str) -> tuple[str, str | None]:
 
 def _snapshot(repo: str, revision: str | None) -> Path:
     """Download what Sightline reads of a repository, which may hold the same weights in four formats."""
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
 
     # Not list_repo_files, which has no timeout, so that a network that swallows everything does not hang here.
-    siblings = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT).siblings or []
+    siblings = HfApi().model_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT).siblings or []
     names = [sibling.rfilename for sibling in siblings]
     if not (weights := weight_files(names)):
-        others = ", ".join(sorted(n for n in names if n.endswith(_WEIGHT_SUFFIXES))) or "none"
+        others = ", ".join(sorted(n for n in names if n.endswith(WEIGHT_SUFFIXES))) or "none"
         raise ModelNotFoundError(
             f"cannot tell which file of https://huggingface.co/{repo} has CLIP weights (candidates: {others}): "
             "download the one you mean and pass its path"
@@ -366,9 +366,7 @@ def _cached(repo: str, revision: str | None) -> Path | None:
     return folder if weight_files(file.name for file in folder.iterdir() if file.is_file()) else None
 
 
-def _explain(
-    error: Exception, name: str, repo: str, revision: str | None, copy: str
-) -> DownloadError | ModelNotFoundError:
+def _explain(error: Exception, name: str, repo: str, copy: str) -> DownloadError | ModelNotFoundError:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     page = f"https://huggingface.co/{repo}"
@@ -377,5 +375,5 @@ def _explain(
     if isinstance(error, RepositoryNotFoundError):
         return ModelNotFoundError(f"{page} does not exist or is private: check the name, or set HF_TOKEN")
     if isinstance(error, RevisionNotFoundError):
-        return ModelNotFoundError(f"{page} has no revision {revision or 'main'!r}: see its branches and tags there")
+        return ModelNotFoundError(f"{name}: no such revision, see the branches and tags of {page}")
     return DownloadError(f"could not download {name}: {_reason(error)}; try again, or {copy}")

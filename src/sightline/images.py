@@ -103,7 +103,7 @@ def read_image(
     """
     if not 0 < max_pixels <= MAX_PIXELS:
         raise InvalidArgumentError(f"max_pixels is {max_pixels}; it must be between 1 and {MAX_PIXELS}")
-    name = printable_name(_name_of(source) if name is None else name)
+    name = source_name(source) if name is None else printable_name(name)
     if isinstance(source, Image.Image):
         with _refusing(name, source.format or "image", max_pixels):
             return _decode(source, name, max_pixels)
@@ -191,7 +191,12 @@ def _list(folder: str, listed: set[tuple[int, int]]) -> list[tuple[str, bool]]:
     return sorted(kept, reverse=True)
 
 
-def _name_of(source: Any) -> str:
+def source_name(source: Any) -> str:
+    """What an error calls an image: its path where it has one, on one line."""
+    return printable_name(_stated_name(source))
+
+
+def _stated_name(source: Any) -> str:
     if isinstance(source, (str, os.PathLike)):
         return os.fsdecode(source)
     if isinstance(source, (bytes, bytearray, memoryview)):

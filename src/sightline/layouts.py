@@ -267,14 +267,14 @@ def config_from_open_clip(data: dict[str, Any]) -> ModelConfig:
         if unknown := sorted(set(part) - _OPEN_CLIP_KEYS[where]):
             raise ConfigError(f"the OpenCLIP configuration has {unknown[0]!r}, which Sightline's models do not have")
     width, layers = vision.get("width", 768), vision.get("layers", 12)
-    heads = width // vision.get("head_width", 64)
+    head_width = vision.get("head_width", 64)
     tower: VisionTransformerConfig | ModifiedResNetConfig
     if isinstance(layers, list):
-        tower = ModifiedResNetConfig(vision.get("image_size", 224), tuple(layers), width, heads * 32)
+        tower = ModifiedResNetConfig(vision.get("image_size", 224), tuple(layers), width, width * 32 // head_width)
     else:
         mlp_width = int(width * vision.get("mlp_ratio", 4.0))
         tower = VisionTransformerConfig(
-            vision.get("image_size", 224), vision.get("patch_size", 16), width, layers, heads, mlp_width
+            vision.get("image_size", 224), vision.get("patch_size", 16), width, layers, width // head_width, mlp_width
         )
     text_width = text.get("width", 512)
     return ModelConfig(

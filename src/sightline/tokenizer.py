@@ -38,7 +38,7 @@ _BYTE_IDS = 512  # the bytes, and the bytes that end a word
 _SPECIAL_IDS = 2
 _LARGEST_FILE = 4 * 2**20
 
-# What hostile captions can make the cache hold: this many chunks, each of at most so many ids (about 40 MB).
+# What hostile captions can make the cache hold: this many chunks, each of at most so many ids (tens of MB).
 _CACHED_CHUNKS = 2**16
 _CACHED_IDS = 16
 
@@ -66,8 +66,7 @@ class Tokenizer:
     """
 
     def __init__(self, merges: Sequence[tuple[str, str]] | None = None, context_length: int = CONTEXT_LENGTH):
-        if not _holds_a_frame(context_length):
-            raise ConfigError(f"context_length must be a whole number of at least 2, not {context_length!r}")
+        _check_length(context_length, ConfigError)
         try:
             self.tokens, self._parts = _number_tokens(_published_merges() if merges is None else merges)
         except _MergeError as error:
@@ -162,8 +161,7 @@ class Tokenizer:
         `context_length` stands in for the tokenizer's own. Anything but strings raises InvalidArgumentError.
         """
         length = self.context_length if context_length is None else context_length
-        if not _holds_a_frame(length):
-            raise InvalidArgumentError(f"context_length must be a whole number of at least 2, not {length!r}")
+        _check_length(length, InvalidArgumentError)
         strings = _strings(texts)
         room = length - 2
         stop = room if truncate else room + 1  # one id too many is enough to know
@@ -309,14 +307,15 @@ def _number_tokens(merges: Iterable[Sequence[str]]) -> tuple[list[str], list[tup
 
 
 def _published_merges() -> list[tuple[str, str]]:
+    """What CLIP uses of `bpe_simple_vocab_16e6.txt.gz` (openai/CLIP, MIT): 48,894 lines after the header."""
     table = gzip.decompress((Path(__file__).parent / "vocabulary" / "merges.txt.gz").read_bytes()).decode()
     return [(left, right) for left, _, right in (line.partition(" ") for line in table.splitlines())]
 
 
 def _read_lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file")
     try:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: there is no such file")
         with path.open("rb") as file:
             data = file.read(_LARGEST_FILE + 1)
     except OSError as error:
@@ -366,8 +365,9 @@ def _strings(texts: str | Iterable[str]) -> list[str]:
     return strings
 
 
-def _holds_a_frame(context_length: object) -> bool:
-    return isinstance(context_length, int) and context_length >= 2
+def _check_length(context_length: object, error: type[Exception]) -> None:
+    if not isinstance(context_length, int) or context_length < 2:  # a row holds the start and the end token
+        raise error(f"context_length must be a whole number of at least 2, not {context_length!r}")
 
 
 def _shorten(text: str) -> str:
