@@ -4,9 +4,9 @@
     python recipes/starter/train.py ARRAYS OUT
 
 A text tower that learns from scratch holds the image tower back, so the training has three stages: the image tower
-against a free vector per concept, the text tower fitted to those vectors, then both together on captions. Stages one and
-three use the symmetric contrastive loss (paper, figure 3). Each stage leaves a checkpoint in OUT; a run that was stopped
-goes on from the last one.
+against a free vector per concept, the text tower fitted to those vectors, then both together on captions. Stages one
+and three use the symmetric contrastive loss (paper, figure 3). Each stage leaves a checkpoint in OUT; a run that was
+stopped goes on from the last one.
 """
 
 import argparse
@@ -75,7 +75,9 @@ class Concepts:
     def _draw(self, c: int) -> str:
         if random.random() < 0.5 or len(self.names[c]) + len(self.hypernyms[c]) == 1:
             return self.names[c][0]
-        return random.choice(self.hypernyms[c] or self.names[c]) if random.random() < 0.6 else random.choice(self.names[c])
+        return (
+            random.choice(self.hypernyms[c] or self.names[c]) if random.random() < 0.6 else random.choice(self.names[c])
+        )
 
 
 class Images:
@@ -227,7 +229,9 @@ class Trainer:
                 features = self.model.visual(x)
             captions = self.encode_captions(texts)
             related = self.concepts.related[classes][:, texts]
-            return symmetric_loss(F.normalize(features.float(), dim=-1), captions, self.model.logit_scale.exp(), related)
+            return symmetric_loss(
+                F.normalize(features.float(), dim=-1), captions, self.model.logit_scale.exp(), related
+            )
 
         self.loop("both", images // BATCH, optimizer, loss_of, lambda t: peak * cosine(t))
 
@@ -235,7 +239,9 @@ class Trainer:
         from sightline.tokenizer import Tokenizer
 
         tokenizer = Tokenizer.standard(vocab_size=CONFIG.text.vocab_size)
-        captions = [(template or random.choice(self.concepts.templates)).replace("{}", self.concepts.texts[t]) for t in texts]
+        captions = [
+            (template or random.choice(self.concepts.templates)).replace("{}", self.concepts.texts[t]) for t in texts
+        ]
         tokens = tokenizer(captions)
         return self.model.encode_text(tokens[:, : int(tokens.argmax(-1).max()) + 1], normalize=True)
 
@@ -273,7 +279,12 @@ class Trainer:
                     self.report(stage)
 
     def save(self, path: Path, step: int, optimizer) -> None:
-        state = {"step": step, "model": self.model.state_dict(), "table": self.table, "optimizer": optimizer.state_dict()}
+        state = {
+            "step": step,
+            "model": self.model.state_dict(),
+            "table": self.table,
+            "optimizer": optimizer.state_dict(),
+        }
         aside = path.with_suffix(".part")
         torch.save(state, aside)
         aside.replace(path)

@@ -43,6 +43,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         yield aside
         os.chmod(aside, 0o755)
         for file in aside.iterdir():
+            os.chmod(file, 0o644)
             _sync(file)
         _sync(aside)
         os.replace(aside, folder)

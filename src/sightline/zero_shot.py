@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # What a label is weighed against when labels do not exclude each other: pictures of nothing in particular.
 BACKGROUND = ("a photo.", "a picture.", "an image of something.", "a photo of a thing.", "a photo of a place.")
-_PROMPTS_AT_ONCE = 2048
+_PROMPTS_AT_ONCE = 512
 _REMEMBERED = 64
 _memory: dict[str, np.ndarray] = {}
 

@@ -1,0 +1,108 @@
+"""The command line: parse, call one function, print. Results go to stdout, progress and messages to stderr.
+
+No command imports torch, numpy or rich before it runs, so that `--help` answers at once.
+"""
+
+import os
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import sightline
+from sightline.cli import classify, export, models
+from sightline.cli.exit_codes import ExitCode
+from sightline.errors import InvalidArgumentError, SightlineError
+
+
+class _Commands(TyperGroup):
+    """The commands, with one place where errors become a line on stderr and an exit code.
+
+    What is not caught here is a bug, and keeps its traceback.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here, where a closed pipe is caught, and not when Python ends
+            return result
+        except SightlineError as error:
+            typer.echo(f"error: {error}", err=True)
+            wrong_usage = isinstance(error, InvalidArgumentError)
+            raise typer.Exit(ExitCode.WRONG_USAGE if wrong_usage else ExitCode.FAILED) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
+        except BrokenPipeError:
+            raise typer.Exit(ExitCode.DONE) from None  # whoever read the results (head, less) has enough of them
+        finally:
+            _drop_what_cannot_be_written()
+
+
+def _drop_what_cannot_be_written() -> None:
+    """Python flushes at its end, and would complain again of a pipe that is closed or a disk that is full."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    # Plain help: Rich's panels would make it twice as slow, and hard to pipe.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+app.command()(classify.classify)
+app.command()(export.export)
+app.command()(models.models)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sightline {sightline.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def commands(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """CLIP: tells what is in images, in words of your choosing.
+
+    \b
+    Which of these words fits each photo best?
+      sightline classify photos/ --labels "cat, dog, rocket"
+
+    \b
+    The same with a published model (338 MB, fetched once), for a program to read:
+      sightline classify photos/ --labels "cat, dog, rocket" --model ViT-B/32 --format jsonl
+
+    \b
+    Which models are there, and which of them are on this machine?
+      sightline models
+
+    \b
+    Take a model to another library:
+      sightline export vit-b-32 --to transformers --model ViT-B/32
+
+    Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some
+    inputs failed (each is listed with its reason), 130 interrupted.
+    """
+
+
+def main() -> None:
+    """The command `sightline`."""
+    # A shell may close a stream (>&-), for which Python has None.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    # A warning is for the person at the terminal: one line, without the place in our code that it came from.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    app(prog_name="sightline")

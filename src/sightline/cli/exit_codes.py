@@ -1,0 +1,11 @@
+"""What a command's exit code says to the script that ran it."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    DONE = 0
+    FAILED = 1
+    WRONG_USAGE = 2
+    SOME_INPUTS_FAILED = 3
+    INTERRUPTED = 130  # 128 + SIGINT, as shells count

@@ -1,0 +1,39 @@
+"""The options that name a model, and the model that they name."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sightline.encoder import Encoder
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        envvar="SIGHTLINE_MODEL",
+        metavar="NAME",
+        help="A published name (see `sightline models`), a folder, a weight file, or hf-hub:owner/name.  "
+        "[default: starter, a small model for trying things out]",
+        show_default=False,
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE", help="cpu, cuda, cuda:1, mps.  [default: cuda where there is one]", show_default=False
+    ),
+]
+
+
+def load_model(name: str | None, device: str | None = None) -> "Encoder":
+    """The model that the options name; which one it is, if they name none, is said on stderr."""
+    if name is None:
+        typer.echo(
+            "note: using the starter model, which is small and for trying things out; "
+            "name a published one with --model ViT-B/32 or in SIGHTLINE_MODEL",
+            err=True,
+        )
+    from sightline.encoder import load
+
+    return load(name, device)
