@@ -1,8 +1,9 @@
 """Zero-shot top-1 of a model over labelled images in Parquet.
 
-    python benchmarks/zero_shot_accuracy.py cifar10/test.parquet [more.parquet …] [--model starter] [--template "a photo of a {}."]
+    python benchmarks/zero_shot_accuracy.py cifar10/test.parquet [more.parquet …] [--model starter] [--template "a {}."]
 
-Each file has a column `image` (encoded bytes) and a column `label` (the class name); the classes are the distinct labels.
+Each file has a column `image` (encoded bytes) and a column `label` (the class name); the classes are the distinct
+labels.
 """
 
 import argparse

@@ -1,0 +1,48 @@
+"""The few collective operations that training needs. Without a process group each is its one-process meaning."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """The rows of all processes, in rank order: (n, …) on each to (world_size · n, …) on all."""
+    if world_size() == 1:
+        return x
+    out = x.new_empty(world_size() * x.shape[0], *x.shape[1:])
+    dist.all_gather_into_tensor(out, x.contiguous())
+    return out
+
+
+def scatter_sum(x: Tensor) -> Tensor:
+    """The sum over processes of (world_size · n, …), of which each process keeps its own n rows."""
+    if world_size() == 1:
+        return x
+    dist.all_reduce(x)
+    n = x.shape[0] // world_size()
+    return x[rank() * n : (rank() + 1) * n]
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    if world_size() > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def logsumexp_over_processes(x: Tensor) -> Tensor:
+    """log Σ exp(x) over processes, element by element."""
+    if world_size() == 1:
+        return x
+    peak = x.clone()
+    dist.all_reduce(peak, dist.ReduceOp.MAX)
+    total = torch.exp(x - peak)
+    dist.all_reduce(total)
+    return peak + total.log()
