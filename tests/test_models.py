@@ -8,9 +8,9 @@ import torch
 
 import sightline
 from sightline.config import ModelConfig, ModifiedResNetConfig, TextConfig, VisionTransformerConfig
-from sightline.errors import ConfigError, TowerNotLoadedError
+from sightline.errors import ConfigError, InvalidArgumentError, TowerNotLoadedError
 from sightline.models.clip import CLIP
-from tiny import TEXT, images, tiny_config, tiny_model, tokens
+from tiny import TEXT, images, small_vocabulary, tiny_config, tiny_model, tokens
 
 PUBLISHED = {
     "RN50": 102_007_137,
@@ -82,6 +82,11 @@ def test_a_tower_that_was_not_built_says_so() -> None:
         sightline.create_model(tiny_config(), towers="text").encode_image(images(1, 32))
     with pytest.raises(TowerNotLoadedError, match="towers='image': it cannot encode texts"):
         sightline.create_model(tiny_config(), towers="image").encode_text(tokens(1))
+
+
+def test_ids_of_another_vocabulary_are_told_from_a_bug() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"not of this model's vocabulary of 1000: .*clip\.tokenizer"):
+        small_vocabulary().model.encode_text(sightline.tokenize(["a rhinoceros"]))
 
 
 @pytest.mark.parametrize("kind", ["vit", "resnet"])

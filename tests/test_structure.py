@@ -14,7 +14,7 @@ ROOMS = [
     "errors", "config", "files", "tokenizer", "images", "preprocess", "templates",
     "models.layers", "models.vision_transformer", "models.modified_resnet", "models.text_transformer", "models.clip",
     "hub", "archive", "layouts", "checkpoint",
-    "encoder", "zero_shot", "distributed", "loss", "optim", "train", "cli", "__main__",
+    "encoder", "zero_shot", "data", "distributed", "loss", "optim", "train", "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@
 A text tower that learns from scratch holds the image tower back, so the training has three stages: the image tower
 against a free vector per concept, the text tower fitted to those vectors, then both together on captions. Stages one
 and three use the symmetric contrastive loss (paper, figure 3). Each stage leaves a checkpoint in OUT; a run that was
-stopped goes on from the last one.
+stopped goes on from the last one. The model ends up in OUT/starter, in half precision.
 """
 
 import argparse
@@ -21,8 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sightline.checkpoint import save_checkpoint
 from sightline.config import ModelConfig, ModifiedResNetConfig, TextConfig
 from sightline.models.clip import create_model
+from sightline.tokenizer import Tokenizer
 
 CONFIG = ModelConfig(
     embed_dim=256,
@@ -227,7 +229,7 @@ class Trainer:
             texts = self.concepts.draw(classes.tolist())
             with torch.autocast("cpu", torch.bfloat16):
                 features = self.model.visual(x)
-            captions = self.encode_captions(texts)
+                captions = self.encode_captions(texts).float()
             related = self.concepts.related[classes][:, texts]
             return symmetric_loss(
                 F.normalize(features.float(), dim=-1), captions, self.model.logit_scale.exp(), related
@@ -236,8 +238,6 @@ class Trainer:
         self.loop("both", images // BATCH, optimizer, loss_of, lambda t: peak * cosine(t))
 
     def encode_captions(self, texts: list[int], template: str | None = None) -> Tensor:
-        from sightline.tokenizer import Tokenizer
-
         tokenizer = Tokenizer.standard(vocab_size=CONFIG.text.vocab_size)
         captions = [
             (template or random.choice(self.concepts.templates)).replace("{}", self.concepts.texts[t]) for t in texts
@@ -323,8 +323,11 @@ def main() -> None:
     torch.manual_seed(0)
     trainer = Trainer(args.arrays, args.out)
     trainer.train_image_tower(int(800_000 * args.scale), int(600_000 * args.scale), peak=2e-3, floor=3e-4)
-    trainer.fit_text_tower(int(2_500 * args.scale))
-    trainer.train_both(int(350_000 * args.scale), peak=5e-4)
+    trainer.fit_text_tower(int(800 * args.scale))
+    trainer.train_both(int(192_000 * args.scale), peak=5e-4)
+    card = (Path(__file__).parent / "CARD.md").read_text("utf-8")
+    tokenizer = Tokenizer.standard(CONFIG.text.context_length, CONFIG.text.vocab_size)
+    save_checkpoint(trainer.model, tokenizer, args.out / "starter", card=card, dtype=torch.float16)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,27 @@
 """The few collective operations that training needs. Without a process group each is its one-process meaning."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+@contextmanager
+def processes() -> Iterator[torch.device]:
+    """Join the processes that torchrun started, if it did, and give the device that is this one's."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    joined = "WORLD_SIZE" in os.environ and not dist.is_initialized()
+    if joined:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        if joined:
+            dist.destroy_process_group()
 
 
 def world_size() -> int:

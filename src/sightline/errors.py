@@ -4,11 +4,13 @@
     ├── InvalidArgumentError      a value that a call or command cannot use   (also a ValueError)
     ├── ConfigError               a model configuration that makes no model   (also a ValueError)
     ├── ImageError                an image file that is refused               (also a ValueError)
+    ├── DataError                 training data that is refused               (also a ValueError)
     ├── TextTooLongError          a text longer than the context              (also a RuntimeError)
     ├── ModelNotFoundError        a name that leads to no weights             (also a RuntimeError)
     ├── DownloadError             weights that could not be fetched whole
     ├── CheckpointError           weights that cannot be read or do not fit
     │   └── UnsafeCheckpointError a file that would have to run code to be read
+    ├── TrainingError             a run that cannot go on
     ├── TowerNotLoadedError       a call to a tower that `load(towers=…)` left out
     └── MissingExtraError         an optional dependency that is not there    (also an ImportError)
 
@@ -40,6 +42,18 @@ class ImageError(SightlineError, ValueError):
         return type(self), (self.name, self.reason)
 
 
+class DataError(SightlineError, ValueError):
+    """Training data that is refused: a source, or one pair of it. `name` says which, `reason` why."""
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+    def __reduce__(self):
+        return type(self), (self.name, self.reason)
+
+
 class TextTooLongError(SightlineError, RuntimeError):
     """A text of more tokens than the context holds (the original `clip` raises RuntimeError here)."""
 
@@ -58,6 +72,10 @@ class CheckpointError(SightlineError):
 
 class UnsafeCheckpointError(CheckpointError):
     """A checkpoint that could only be read by running code it carries; nothing of it was run."""
+
+
+class TrainingError(SightlineError):
+    """A training run that cannot go on; its last checkpoint is whole."""
 
 
 class TowerNotLoadedError(SightlineError, RuntimeError):

@@ -44,13 +44,19 @@ def new_folder(folder: Path) -> Iterator[Path]:
         os.chmod(aside, 0o755)
         for file in aside.iterdir():
             os.chmod(file, 0o644)
-            _sync(file)
-        _sync(aside)
+        sync_tree(aside)
         os.replace(aside, folder)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     _sync(folder.parent)
+
+
+def sync_tree(folder: Path, *, deep: bool = True) -> None:
+    """Make a folder's entries, and with `deep` the files below it, outlast a loss of power."""
+    for file in folder.rglob("*") if deep else ():
+        _sync(file)
+    _sync(folder)
 
 
 def _sync(path: Path) -> None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sightline.config import ModelConfig, Towers, VisionTransformerConfig, model_config
-from sightline.errors import TowerNotLoadedError
+from sightline.errors import InvalidArgumentError, TowerNotLoadedError
 from sightline.models.modified_resnet import ModifiedResNet
 from sightline.models.text_transformer import TextTransformer
 from sightline.models.vision_transformer import VisionTransformer
@@ -62,10 +62,17 @@ class CLIP(TextTransformer):
 
         Raises:
             TowerNotLoadedError: if the model was loaded without its text tower.
+            InvalidArgumentError: for ids of another vocabulary (on the CPU; a GPU checks no ids).
         """
         if self.towers == "image":
             raise TowerNotLoadedError("this model was loaded with towers='image': it cannot encode texts")
-        features = TextTransformer.forward(self, text)
+        try:
+            features = TextTransformer.forward(self, text)
+        except IndexError:
+            raise InvalidArgumentError(
+                f"the token ids are not of this model's vocabulary of {self.vocab_size}: make them with the tokenizer "
+                "that comes with the model (clip.tokenizer)"
+            ) from None
         return F.normalize(features, dim=-1) if normalize else features
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
