@@ -94,6 +94,7 @@ def _table(found: list[Model]) -> list[str]:
     def row(model: Model) -> tuple[str, ...]:
         size = f"{model.parameters / 1e6:.1f}M".rjust(10) if model.parameters else "–".rjust(10)
         numbers = (f"{number or '–'}".rjust(10) for number in (model.image_size, model.embed_dim))
-        return model.name, size, *numbers, model.path or "no"
+        here = "in the package" if model.path and model.name == "starter" else model.path or "no"
+        return model.name, size, *numbers, here
 
     return aligned([("model", "parameters", "image_size", " embed_dim", "on this machine"), *map(row, found)])
