@@ -105,7 +105,8 @@ class TrainConfig:
         if unknown := sorted(set(data) - set(known)):
             raise ConfigError(f"unknown key {unknown[0]!r} in the training configuration; known: {', '.join(known)}")
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+            return cls(**values)
         except TypeError as error:
             raise ConfigError(f"the training configuration is not whole: {error}") from None
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +140,7 @@ class _Progress:
 
     def __init__(self, config: TrainConfig, out: Path, start: int, say: Callable[[str], object]):
         self.config, self.say, self.first = config, say, start
-        self.file = _metrics_file(out / "metrics.jsonl", start) if rank() == 0 else None
+        self.path = _metrics_file(out / "metrics.jsonl", start) if rank() == 0 else None
         self.began = self.said = time.perf_counter()
         self.waited = 0.0
 
@@ -152,7 +152,7 @@ class _Progress:
         return batches
 
     def step(self, done: int, loss: Tensor, *, last: bool, **values: Any) -> None:
-        if self.file is None:
+        if self.path is None:
             return
         now = time.perf_counter()
         rate = (done - self.first) * self.config.global_batch_size / (now - self.began)
@@ -162,9 +162,9 @@ class _Progress:
             **{k: float(v) for k, v in values.items()},
             "samples_per_second": rate,
         }
-        self.file.write(json.dumps(numbers) + "\n")
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(numbers) + "\n")
         if last or now - self.said >= LOG_EVERY:
-            self.file.flush()
             self.said = now
             left = (self.config.steps - done) * self.config.global_batch_size / rate
             self.say(
@@ -173,13 +173,13 @@ class _Progress:
             )
 
 
-def _metrics_file(path: Path, start: int) -> TextIO:
+def _metrics_file(path: Path, start: int) -> Path:
     """The log, without what a run that died had written of steps that are now done again."""
     if path.exists():
         lines = path.read_text("utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= start]
         write_whole(path, "".join(kept).encode())
-    return path.open("a", encoding="utf-8")
+    return path
 
 
 def _claim(out: Path, config: TrainConfig, checkpoints: Checkpoints, resume: bool) -> None:

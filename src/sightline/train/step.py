@@ -75,7 +75,8 @@ def accumulate_gradients(towers: nn.Module, pieces: Sequence[tuple[Tensor, Tenso
         with nullcontext() if last else _without_sync(towers):
             # The scalars act once, not once a piece.
             rest = [g if last else torch.zeros_like(g) for g in gradients[2:]]
-            torch.autograd.backward(towers(*piece), [*parts, *rest])
+            learning = [(o, g) for o, g in zip(towers(*piece), [*parts, *rest], strict=True) if o.requires_grad]
+            torch.autograd.backward(*zip(*learning, strict=True))
     _set_random_state(after)
     return value.detach()
 
