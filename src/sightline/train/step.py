@@ -76,7 +76,7 @@ def accumulate_gradients(towers: nn.Module, pieces: Sequence[tuple[Tensor, Tenso
             # The scalars act once, not once a piece.
             rest = [g if last else torch.zeros_like(g) for g in gradients[2:]]
             learning = [(o, g) for o, g in zip(towers(*piece), [*parts, *rest], strict=True) if o.requires_grad]
-            torch.autograd.backward(*zip(*learning, strict=True))
+            torch.autograd.backward([o for o, _ in learning], [g for _, g in learning])
     _set_random_state(after)
     return value.detach()
 
