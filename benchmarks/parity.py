@@ -31,6 +31,19 @@ Encode = Callable[[Tensor], Tensor]
 worst = 0.0
 
 
+@torch.no_grad()
+def stir(module: torch.nn.Module) -> torch.nn.Module:
+    """Move what starts at rest: a fresh model has biases of zero, and residual branches that do nothing."""
+    for name, tensor in module.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 1.5)
+        elif tensor.is_floating_point() and tensor.ndim == 1:
+            tensor.add_(torch.randn_like(tensor) * 0.1)
+            if name.endswith("bn3.weight"):
+                tensor.add_(0.3)
+    return module.eval()
+
+
 def compare(name: str, direction: str, model: sightline.CLIP, encode_image: Encode, encode_text: Encode) -> None:
     global worst
     generator = torch.Generator().manual_seed(0)
@@ -47,7 +60,7 @@ def compare(name: str, direction: str, model: sightline.CLIP, encode_image: Enco
 def with_transformers(name: str, folder: Path) -> None:
     transformers = import_transformers()
     config = sightline.model_config(name)
-    theirs = transformers.CLIPModel(transformers.CLIPConfig(**config_to_transformers(config))).eval()
+    theirs = stir(transformers.CLIPModel(transformers.CLIPConfig(**config_to_transformers(config))))
     theirs.save_pretrained(folder / "theirs")
     ours = sightline.load(folder / "theirs", device="cpu")
     compare(name, "transformers wrote, Sightline read", ours.model, *features_of(theirs))
@@ -71,7 +84,7 @@ def with_open_clip(name: str, folder: Path) -> None:
     from safetensors.torch import save_file
 
     settings = config_to_open_clip(sightline.model_config(name))
-    theirs = open_clip.model.CLIP(**settings["model_cfg"]).eval()
+    theirs = stir(open_clip.model.CLIP(**settings["model_cfg"]))
     (folder / "theirs").mkdir()
     (folder / "theirs" / "open_clip_config.json").write_text(json.dumps(settings))
     save_file(dict(theirs.state_dict()), folder / "theirs" / "open_clip_model.safetensors")
@@ -85,7 +98,7 @@ def with_open_clip(name: str, folder: Path) -> None:
 
 def with_original(name: str, folder: Path) -> None:
     clip = import_openai_clip()
-    ours = sightline.Encoder(sightline.create_model(name).eval(), sightline.Tokenizer.standard())
+    ours = sightline.Encoder(stir(sightline.create_model(name)), sightline.Tokenizer.standard())
     for tensor in ours.model.state_dict().values():  # the original keeps weights in half precision
         if tensor.is_floating_point():
             tensor.copy_(tensor.half().float())
@@ -107,6 +120,8 @@ def main() -> None:
         ("ViT-B/32", with_original),
         ("RN50", with_original),
     ]
+    if unknown := set(wanted) - {name for name, _ in runs}:
+        sys.exit(f"no run for {', '.join(sorted(unknown))}: there are {', '.join(sorted({name for name, _ in runs}))}")
     for name, run in runs:
         if wanted and name not in wanted:
             continue

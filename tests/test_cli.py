@@ -105,7 +105,7 @@ def test_labels_are_separated_by_commas(text: str, labels: list[str]) -> None:
         ("", "has no labels"),
         (" , ,", "has no labels"),
         ("cat, dog, cat", "the label 'cat' is there twice"),
-        ("Cat, dog, cat", r"'cat' is there twice \(also as 'Cat'\)"),
+        ("Cat, dog, cat", r"'cat' \(as 'Cat'\) is there twice"),
         ('cat, "dog', "cannot be read"),
         ("cat\ndog", "cannot be read"),
         ("caf\udce9", "is not UTF-8"),
@@ -122,10 +122,16 @@ def test_a_labels_file_has_one_label_a_line(tmp_path: Path) -> None:
     assert read_labels(None, file) == ["cat", "dog, wet", "猫"]
 
 
+def test_what_a_labels_file_has_twice_is_left_out_and_named(tmp_path: Path, capsys) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_text("\n".join(sightline.class_names("imagenet")))
+    assert len(read_labels(None, file)) == 998
+    assert capsys.readouterr().err == f"note: {file}: left out what is there twice: 'missile', 'sunglasses'\n"
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"cat\ndog\ncat\n", "labels.txt: the label 'cat' is there twice"),
         (b"# no\n\n", "no labels"),
         (b"\xff", "UTF-8"),
     ],
@@ -227,6 +233,7 @@ def test_templates_are_a_name_or_one_s_own(photos: Path, model: str) -> None:
 
     assert said() == said("plain") == said("a photo of a {}.")
     assert len({said(), said("imagenet"), said("a drawing of a {}."), said("a drawing of a {}.", "a {}.")}) == 4
+    assert said("plain", "a {}.") == said("a photo of a {}.", "a {}.")
 
 
 def test_a_bad_file_does_not_stop_the_rest(photos: Path, model: str) -> None:
@@ -255,6 +262,21 @@ def test_where_every_input_failed_the_command_failed(photos: Path, model: str) -
     assert "photos/bad.png: is not an image" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.txt", "out.parquet"])
+def test_where_every_input_failed_the_output_is_as_it_was(photos: Path, model: str, name: str) -> None:
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    Path("bad.png").write_bytes(b"not an image")
+    Path(name).write_text("precious")
+    assert run("classify", "bad.png", "--labels", LABELS, "--model", model, "-o", name).exit_code == 1
+    assert Path(name).read_text() == "precious"
+    assert sorted(os.listdir()) == sorted(["bad.png", name, "photos"])
+
+
+def test_without_any_image_there_is_no_header(photos: Path) -> None:
+    assert run("classify", "nowhere.jpg", "--labels", LABELS, "--format", "csv").stdout == ""
+
+
 @pytest.mark.parametrize("paths", [["empty"], ["nowhere.jpg"], ["*.jpg", "nowhere"], ["-"], ["-0"]])
 def test_without_any_image_the_model_is_not_even_looked_for(photos: Path, paths: list[str]) -> None:
     Path("empty").mkdir()
@@ -272,7 +294,8 @@ def test_without_any_image_the_model_is_not_even_looked_for(photos: Path, paths:
         (["photos", "--labels", "a, b, a"], "the label 'a' is there twice"),
         (["photos", "--labels", LABELS, "--templates", "imagnet"], "no template set 'imagnet'"),
         (["photos", "--labels", LABELS, "--templates", "a {name}"], "needs exactly one {}"),
-        (["photos", "--labels", LABELS, "--templates", "a {}", "--templates", "imagenet"], "needs exactly one {}"),
+        (["photos", "--labels", LABELS, "--templates", "a {}", "--templates", "imagnet"], "needs exactly one {}"),
+        (["photos", "--labels", LABELS, "--templates", "\udcff {}"], "is not UTF-8"),
         (["photos", "--labels", LABELS, "--top", "0"], "--top"),
         (["photos", "--labels", LABELS, "--batch-size", "0"], "--batch-size"),
         (["photos", "--labels", LABELS, "--format", "xml"], "'xml' is not one of"),
@@ -287,10 +310,17 @@ def test_wrong_usage_is_told_before_any_work(photos: Path, arguments: list[str],
     assert complaint in result.stderr
 
 
-def test_a_device_that_does_not_exist_is_wrong_usage(photos: Path, model: str) -> None:
-    result = run("classify", "photos", "--labels", LABELS, "--model", model, "--device", "abacus")
+@pytest.mark.parametrize("device", ["abacus", "cuda:99", "xpu"])
+def test_a_device_that_does_not_exist_is_wrong_usage(photos: Path, model: str, device: str) -> None:
+    result = run("classify", "photos", "--labels", LABELS, "--model", model, "--device", device)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: there is no device 'abacus'")
+    assert re.fullmatch(rf"error: .*'{device}'.*\n", result.stderr)
+
+
+def test_a_label_that_is_too_long_is_wrong_usage(photos: Path, model: str) -> None:
+    result = run("classify", "photos", "--labels", f"cat, {'dog ' * 99}", "--model", model)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert re.fullmatch(r"error: the label 'dog .*…' is too long .*: shorten it, or the template\n", result.stderr)
 
 
 def test_an_unknown_model_is_one_line(photos: Path) -> None:
@@ -336,6 +366,7 @@ def test_the_environment_names_the_model(photos: Path, model: str, monkeypatch: 
         (["--null", "-"], b"photos/2-blue.png\0", ["2-blue.png"]),
         (["-0", "photos/1-green.png"], b"photos/2-blue.png", ["1-green.png", "2-blue.png"]),
         (["-"], b"photos\n", ["0-red.png", "1-green.png", "2-blue.png"]),
+        (["-"], b"photos/2-blue.png\r\n\r\nphotos/0-red.png\r", ["2-blue.png", "0-red.png"]),
     ],
 )
 def test_paths_are_arguments_globs_and_lists(
@@ -493,6 +524,31 @@ def test_a_stdout_that_is_full_is_one_line() -> None:
         process = command("models", stdout=full)
         assert process.communicate() == (None, b"error: cannot write stdout: No space left on device\n")
     assert process.returncode == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.parametrize("arguments", [["--help"], ["classify", "--help"]])
+def test_help_that_cannot_be_written_is_one_line(arguments: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        process = command(*arguments, stdout=full)
+        assert process.communicate() == (None, b"error: cannot write: No space left on device\n")
+    assert process.returncode == 1
+
+
+def test_a_closed_stdin_is_an_empty_list() -> None:
+    shell = ["sh", "-c", '"$0" -m sightline classify - --labels cat,dog <&-', sys.executable]
+    done = subprocess.run(shell, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: no images found in the list on stdin\n"
+
+
+def test_arguments_are_utf8_whatever_the_locale(photos: Path, model: str) -> None:
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    labels = "猫, Straße".encode()
+    arguments = ("classify", "photos", "--labels", labels, "--model", model, "--format", "jsonl")
+    stdout, stderr = command(*arguments, env=environment).communicate()
+    assert stderr == b""
+    assert {entry["label"] for entry in records(stdout.decode())[0]["labels"]} == {"猫", "Straße"}
 
 
 # ── on a terminal ────────────────────────────────────────────────────────────────────────────────────────────────────

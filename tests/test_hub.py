@@ -20,7 +20,7 @@ import pytest
 
 from sightline import hub
 from sightline.config import available_models
-from sightline.errors import DownloadError, ModelNotFoundError
+from sightline.errors import DownloadError, InvalidArgumentError, ModelNotFoundError
 
 SRC = Path(hub.__file__).parents[1]
 CONTENT = bytes(range(256)) * 4096  # one MiB, four blocks of a download
@@ -245,6 +245,19 @@ def test_the_cache_folder(environment: dict[str, str], folder: str, monkeypatch:
     for name, value in {"HOME": "/home/me", **environment}.items():
         monkeypatch.setenv(name, value)
     assert hub.cache_dir() == Path(folder)
+
+
+def test_without_a_home_the_cache_is_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tempfile
+
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where neither HOME nor a passwd entry is there
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    home = tmp_path / f"sightline-{os.getuid()}"
+    assert hub.cache_dir() == home / ".cache/sightline"
+    assert hub.published_dir() == home / ".cache/clip"
+    home.chmod(0o777)
+    with pytest.raises(InvalidArgumentError, match="set HOME"):
+        hub.cache_dir()
 
 
 def test_the_import_is_light() -> None:
@@ -538,6 +551,15 @@ def test_a_program_without_stderr_downloads_as_well(
     [
         (["model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin"], ["model.safetensors"]),
         (["open_clip_pytorch_model.bin", "open_clip_model.safetensors"], ["open_clip_model.safetensors"]),
+        (
+            ["model.safetensors", "open_clip_model.safetensors", "open_clip_config.json"],
+            ["open_clip_model.safetensors"],
+        ),
+        (
+            ["model.safetensors", "open_clip_pytorch_model.bin", "open_clip_config.json"],
+            ["open_clip_pytorch_model.bin"],
+        ),
+        (["model.safetensors", "open_clip_config.json"], ["model.safetensors"]),
         (["open_clip_pytorch_model.bin", "pytorch_model.bin", "a.pt"], ["open_clip_pytorch_model.bin"]),
         (["pytorch_model.bin", "extra.safetensors"], ["pytorch_model.bin"]),
         (["ViT-B-32.pt", "README.md"], ["ViT-B-32.pt"]),
@@ -551,6 +573,11 @@ def test_a_program_without_stderr_downloads_as_well(
         ),
         (["model-00001-of-00002.safetensors", "model.safetensors.index.json"], []),
         (["model-00001-of-00002.safetensors", "model.safetensors.index.json", "a.pt"], ["a.pt"]),
+        (
+            ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin", "pytorch_model.bin.index.json"],
+            ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin", "pytorch_model.bin.index.json"],
+        ),
+        (["pytorch_model-00001-of-00002.bin", "model-00002-of-00002.safetensors", "pytorch_model.bin.index.json"], []),
     ],
 )
 def test_one_format_of_the_weights_is_chosen(names: list[str], weights: list[str]) -> None:
@@ -626,7 +653,8 @@ def cached(root: Path, *names: str, revision: str = "main") -> Path:
 def test_of_a_repository_only_what_is_needed_is_fetched(huggingface: Server, tmp_path: Path) -> None:
     folder = hub.resolve("hf-hub:owner/name")
     assert folder == tmp_path / "hub/models--owner--name/snapshots" / COMMIT
-    assert {f.name: f.read_bytes() for f in folder.iterdir()} == {"config.json": b"{}", "model.safetensors": b"safe"}
+    found = {f.name: f.read_bytes() for f in folder.iterdir()}
+    assert found == {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"safe"}
 
 
 def test_a_revision_is_asked_for_and_found_again_offline(huggingface: Server, monkeypatch: pytest.MonkeyPatch) -> None:

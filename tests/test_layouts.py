@@ -10,9 +10,9 @@ import torch
 
 import sightline
 from peers import import_open_clip, import_openai_clip, import_transformers
-from sightline.errors import CheckpointError
+from sightline.errors import CheckpointError, ConfigError
 from sightline.layouts import config_from_open_clip, config_to_open_clip, config_to_transformers
-from tiny import images, tiny_config, tiny_encoder, tiny_model, tokens
+from tiny import images, small_vocabulary, tiny_config, tiny_encoder, tiny_model, tokens
 
 TOLERANCE = 1e-5
 
@@ -103,6 +103,39 @@ def test_an_open_clip_folder_gives_its_features(tmp_path: Path, kind: str, activ
     same_features(sightline.load(tmp_path).model, theirs.encode_image, theirs.encode_text)
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_a_bare_state_dict_is_taken_for_gelu_and_says_so(tmp_path: Path, half: bool) -> None:
+    theirs = open_clip_model("vit", "gelu")
+    torch.save({n: t.half() if half else t for n, t in theirs.state_dict().items()}, tmp_path / "bare.pt")
+    with pytest.warns(UserWarning, match="took GELU, as OpenCLIP does"):
+        assert sightline.load(tmp_path / "bare.pt").model.config.activation == "gelu"
+
+
+def test_the_pixels_and_vocabulary_that_transformers_saves_are_read(tmp_path: Path) -> None:
+    transformers = import_transformers()
+    clip = small_vocabulary()
+    clip.export(tmp_path / "ours", to="transformers")
+    theirs = transformers.CLIPTokenizerFast.from_pretrained(tmp_path / "ours")
+    clip.export(tmp_path / "theirs", to="transformers")
+    for name in ("merges.txt", "vocab.json", "preprocessor_config.json"):
+        (tmp_path / "theirs" / name).unlink()
+    theirs.save_pretrained(tmp_path / "theirs")  # a tokenizer.json, and since version 5 nothing beside it
+    (tmp_path / "theirs" / "merges.txt").unlink(missing_ok=True)
+    pixels = {"image_processor": {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}}
+    (tmp_path / "theirs" / "processor_config.json").write_text(json.dumps(pixels))
+    again = sightline.load(tmp_path / "theirs")
+    assert again.tokenizer.fingerprint == clip.tokenizer.fingerprint
+    assert (again.preprocess.mean, again.preprocess.std) == ((0.5,) * 3, (0.25,) * 3)
+
+
+@pytest.mark.parametrize("setting", [{"resize_mode": "squash"}, {"interpolation": "bilinear"}])
+def test_pixels_that_sightline_would_make_otherwise_are_refused(setting: dict) -> None:
+    data = config_to_open_clip(tiny_config())
+    data["preprocess_cfg"].update(setting)
+    with pytest.raises(ConfigError, match="asks for a resize that Sightline does not do"):
+        config_from_open_clip(data)
+
+
 def test_an_open_clip_training_checkpoint_without_a_configuration_is_read_and_says_what_it_assumed(tmp_path) -> None:
     theirs = open_clip_model("vit", "gelu")
     state = {f"module.{name}": tensor for name, tensor in theirs.state_dict().items()}
@@ -133,6 +166,7 @@ def test_an_original_checkpoint_in_half_precision_gives_its_features(tmp_path: P
     theirs = original_model(kind)
     pixels, ids = images(2, theirs.visual.input_resolution), tokens(2)
     theirs.half().float()  # values that half precision holds
+    theirs.register_buffer("input_resolution", torch.tensor(theirs.visual.input_resolution))  # as published files have
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(theirs, (pixels, ids), check_trace=False)
@@ -140,7 +174,8 @@ def test_an_original_checkpoint_in_half_precision_gives_its_features(tmp_path: P
             torch.jit.save(traced.half(), tmp_path / "theirs.pt")
             theirs.float()
         else:
-            torch.save({n: t.half() for n, t in theirs.state_dict().items()}, tmp_path / "theirs.pt")
+            halves = {n: t.half() if t.is_floating_point() else t for n, t in theirs.state_dict().items()}
+            torch.save(halves, tmp_path / "theirs.pt")
     ours = sightline.load(tmp_path / "theirs.pt")
     assert ours.model.config == tiny_config(kind)
     same_features(ours.model, theirs.encode_image, theirs.encode_text)

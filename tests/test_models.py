@@ -101,10 +101,12 @@ def test_a_configuration_survives_json(kind: str) -> None:
         ({"vision": {**tiny_config().to_dict()["vision"], "depth": 3}}, r"unknown configuration key vision.'depth'"),
         ({"vision": None}, "the configuration of 'vision' is missing"),
         ({"text": []}, "the configuration of 'text' is missing"),
-        ({"embed_dim": 0}, "embed_dim must be a whole number above zero, not 0"),
-        ({"embed_dim": "512"}, "embed_dim must be a whole number above zero, not '512'"),
+        ({"embed_dim": 0}, "embed_dim must be a whole number above zero and at most 16777216, not 0"),
+        ({"embed_dim": "512"}, "embed_dim must be a whole number above zero and at most 16777216, not '512'"),
         ({"activation": "relu"}, "activation 'relu' is neither"),
         ({"std": [1.0, 0.0, 1.0]}, "mean and std need three numbers"),
+        ({"mean": ["a", "b", "c"]}, "mean and std need three numbers"),
+        ({"mean": [10**400, 0, 0]}, "mean and std need three numbers"),
     ],
 )
 def test_a_configuration_that_makes_no_model_is_refused(change: dict, message: str) -> None:
@@ -119,7 +121,11 @@ def test_a_configuration_that_makes_no_model_is_refused(change: dict, message: s
         (lambda: VisionTransformerConfig(32, 8, 64, 1, 5, 64), "width 64 is not divisible by 5 heads"),
         (lambda: ModifiedResNetConfig(60, (1, 1, 1, 1), 16, 8), "image_size 60 is not a multiple of 32"),
         (lambda: ModifiedResNetConfig(64, (1, 1, 1), 16, 8), "layers of a ResNet are four numbers"),
-        (lambda: TextConfig(77, 49408, 64, -1, 1, 64), "layers must be a whole number above zero, not -1"),
+        (
+            lambda: TextConfig(77, 49408, 64, -1, 1, 64),
+            "layers must be a whole number above zero and at most 512, not -1",
+        ),
+        (lambda: replace(TEXT, layers=100_000), "layers must be a whole number above zero and at most 512"),
         (lambda: replace(TEXT, vocab_size=2**40), "vocab_size must be a whole number above zero"),
         (lambda: sightline.model_config("ViT-B-99"), "no architecture is named 'ViT-B-99'; known: RN50, RN101"),
     ],

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 import sightline
 from sightline import zero_shot
@@ -123,6 +124,18 @@ def test_what_makes_no_classifier_is_refused(clip, labels, templates, message: s
         ZeroShotClassifier(clip, labels, templates)
 
 
+@pytest.mark.parametrize("background", [[], "a photo.", [3]])
+def test_a_background_that_is_no_list_of_prompts_is_refused(clip, background) -> None:
+    with pytest.raises(InvalidArgumentError, match="background must be a list of prompts"):
+        ZeroShotClassifier(clip, LABELS, independent=True, background=background)
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5])
+def test_the_best_labels_are_at_least_one(clip, k) -> None:
+    with pytest.raises(InvalidArgumentError, match="must be a whole number above zero"):
+        ZeroShotClassifier(clip, LABELS).top_k(PHOTOS, k)
+
+
 # ── what is kept ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -165,12 +178,14 @@ def test_what_is_kept_is_for_the_same_question_only(clip, no_text_is_encoded, ch
         ZeroShotClassifier(clip, labels, templates)
 
 
-@pytest.mark.parametrize("damage", [b"", b"\xff" * 200, "truncate", "zero"])
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 200, "truncate", "zero", "bfloat16", "int32"])
 def test_a_damaged_cache_is_made_anew(clip, monkeypatch, damage) -> None:
     first = ZeroShotClassifier(clip, LABELS)
     (file,) = (zero_shot.cache_dir() / "class-features").iterdir()
     data = file.read_bytes()
     damaged = {"truncate": data[:-10], "zero": data[:-4] + b"\x00\x00\xc0\x7f"}.get(damage, damage)  # 7fc00000 is NaN
+    if damage in ("bfloat16", "int32"):
+        damaged = save({"features": torch.from_numpy(first.coef_).to(getattr(torch, damage))})
     file.write_bytes(damaged)
     monkeypatch.setattr(zero_shot, "_memory", {})
     np.testing.assert_array_equal(ZeroShotClassifier(clip, LABELS).coef_, first.coef_)
@@ -187,6 +202,7 @@ def test_a_saved_classifier_needs_no_text_tower(clip, tmp_path) -> None:
     clip.save(tmp_path / "model")
     for independent in (False, True):
         classifier = ZeroShotClassifier(clip, LABELS, independent=independent)
+        classifier.intercept_ = np.array([0.0, 1.5, -3.0])
         classifier.save(tmp_path / "pets.safetensors")
         image_tower = sightline.load(tmp_path / "model", towers="image")
         again = ZeroShotClassifier.from_file(tmp_path / "pets.safetensors", image_tower)
@@ -201,3 +217,36 @@ def test_a_file_that_is_no_classifier_of_this_model_is_refused(clip, tmp_path) -
     clip.save(tmp_path / "model")
     with pytest.raises(CheckpointError, match="is not a classifier that Sightline saved"):
         ZeroShotClassifier.from_file(tmp_path / "model" / "model.safetensors", clip)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"format": "another"}, "its format is not"),
+        ({"labels": '"ab"'}, "its labels are no list"),
+        ({"labels": "{}"}, "its labels are no list"),
+        ({"labels": "[1, 2]"}, "label 0 is 1"),
+        ({"labels": '["a"]'}, r"weights of shape \(2, 48\) and \(2,\) for 1 labels"),
+        ({"labels": "[" * 99_999}, "is not a classifier"),
+        ({"independent": "1"}, "neither true nor false"),
+        ({"coef": torch.ones(2, 48, dtype=torch.bfloat16)}, "cannot be read"),
+        ({"coef": torch.ones(2, 48, dtype=torch.float64)}, "finite float32"),
+        ({"coef": torch.full((2, 48), torch.nan)}, "finite float32"),
+        ({"coef": torch.tensor(1.0)}, r"weights of shape \(\)"),
+        ({"coef": torch.ones(2, 7)}, "was made for features of 7 numbers, not 48"),
+        ({"intercept": torch.ones(2, 1)}, r"weights of shape \(2, 48\) and \(2, 1\)"),
+        ({"intercept": torch.tensor([0.0, torch.inf])}, "finite float32"),
+    ],
+)
+def test_a_file_made_to_deceive_is_refused(clip, tmp_path, change: dict, message: str | None) -> None:
+    good = {"coef": torch.ones(2, 48), "intercept": torch.zeros(2)}
+    said = {"format": "sightline-classifier-1", "labels": '["a", "b"]', "independent": "false"}
+    tensors = {name: change.get(name, tensor) for name, tensor in good.items()}
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(save(tensors, {name: change.get(name, text) for name, text in said.items()}))
+    if message is None:
+        assert ZeroShotClassifier.from_file(file, clip).classes_.tolist() == ["a", "b"]
+        return
+    with pytest.raises(CheckpointError, match=f"x.safetensors: .*{message}"):
+        ZeroShotClassifier.from_file(file, clip)

@@ -45,17 +45,19 @@ _JSON_LIMIT = 2**20
 class Checkpoint:
     """What a model is made of: tensors have our names, and are mapped from disk until they are used."""
 
+    source: Path
     config: ModelConfig
     state: State
     tokenizer: Tokenizer
 
 
-def read_checkpoint(path: Path, config: ModelConfig | None = None) -> Checkpoint:
+def read_checkpoint(path: Path, config: ModelConfig | None = None, towers: Towers = "both") -> Checkpoint:
     """Read a weight file, or a folder of any published layout.
 
     Args:
         path: a `.safetensors`, `.pt` or `.bin` file, or a folder.
         config: the model's configuration, where the files do not say it (or say it wrongly).
+        towers: what will be built of it; the rest need not be put together.
 
     Raises:
         CheckpointError: if it is damaged, of no known layout, or does not fit the configuration.
@@ -66,12 +68,15 @@ def read_checkpoint(path: Path, config: ModelConfig | None = None) -> Checkpoint
     raw: State = {}
     for file in files:
         raw.update(read_tensors(file))
-    state = to_ours(raw)
     if config is None and (path.is_dir() or path.name in _WEIGHTS):
-        config = _read_config(folder)
-    if config is None:
-        config = infer_config(state, _guess_activation(raw, path))
-    return Checkpoint(config, state, _read_tokenizer(folder if path.is_dir() else None, config))
+        config = _read_config(folder, files[0].name)
+    try:
+        state = to_ours(raw, "both" if config is None else towers)
+        if config is None:
+            config = infer_config(state, _guess_activation(raw, path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return Checkpoint(path, config, state, _read_tokenizer(folder if path.is_dir() else None, config))
 
 
 def build_model(checkpoint: Checkpoint, towers: Towers = "both") -> CLIP:
@@ -80,8 +85,6 @@ def build_model(checkpoint: Checkpoint, towers: Towers = "both") -> CLIP:
     Raises:
         CheckpointError: if tensors are missing, unknown, or of the wrong shape.
     """
-    if towers not in ("both", "image", "text"):
-        raise InvalidArgumentError(f"towers must be 'both', 'image' or 'text', not {towers!r}")
     with torch.device("meta"):
         model = CLIP(checkpoint.config, towers)
     state = {n: t for n, t in checkpoint.state.items() if _belongs(n, towers)}
@@ -89,8 +92,11 @@ def build_model(checkpoint: Checkpoint, towers: Towers = "both") -> CLIP:
     for name in wanted:
         if name.endswith("num_batches_tracked"):  # some exports leave this counter out; inference never reads it
             state.setdefault(name, torch.tensor(0))
-    _check_fit(state, wanted)
-    state = {name: _full_precision(tensor) for name, tensor in state.items()}
+    try:
+        _check_fit(state, wanted)
+        state = {name: _own_copy(name, tensor, wanted[name].dtype) for name, tensor in state.items()}
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.source}: {error}") from None
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(True)
 
@@ -150,8 +156,9 @@ def _weight_files(path: Path) -> list[Path]:
     return [path / name for name in names if name.endswith(WEIGHT_SUFFIXES)]
 
 
-def _read_config(folder: Path) -> ModelConfig | None:
-    for name in _CONFIGS:
+def _read_config(folder: Path, weights: str) -> ModelConfig | None:
+    """The configuration that belongs to the weight file: OpenCLIP's own file has a configuration of its own."""
+    for name in sorted(_CONFIGS, key=lambda name: name.startswith("open_clip") != weights.startswith("open_clip")):
         if not (folder / name).exists():
             continue
         data = _read_json(folder / name)
@@ -163,18 +170,28 @@ def _read_config(folder: Path) -> ModelConfig | None:
             if str(data.get("format", "")).startswith("sightline"):
                 raise ConfigError(f"was written by a newer Sightline (format {data['format']}): update Sightline")
             if "model_type" in data:
-                processor = folder / "preprocessor_config.json"
-                return config_from_transformers(data, _read_json(processor) if processor.exists() else {})
+                return config_from_transformers(data, _read_processor(folder))
         except ConfigError as error:
             raise CheckpointError(f"{folder / name}: {error}") from None
-        except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise CheckpointError(f"{folder / name}: is not a model's configuration ({error!r})") from None
     return None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_processor(folder: Path) -> dict[str, Any]:
+    """Hugging Face's settings of the pixels: a file of their own, or since transformers 5 a part of another."""
+    if (folder / "preprocessor_config.json").exists():
+        return _read_json(folder / "preprocessor_config.json")
+    if (folder / "processor_config.json").exists():
+        return _read_json(folder / "processor_config.json").get("image_processor") or {}
+    return {}
+
+
+def _read_json(path: Path, limit: int = _JSON_LIMIT) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _JSON_LIMIT:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: is not a file")
+        if path.stat().st_size > limit:
             raise CheckpointError(f"{path}: is larger than any configuration")
         data = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -185,15 +202,31 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_tokenizer(folder: Path | None, config: ModelConfig) -> Tokenizer:
-    for name in ("vocabulary.txt", "merges.txt"):
-        if folder is not None and (folder / name).exists():
+    for name in ("vocabulary.txt", "merges.txt", "tokenizer.json"):
+        if folder is None or not (folder / name).exists():
+            continue
+        if name == "tokenizer.json":
+            tokenizer = Tokenizer(_merges(folder / name), config.text.context_length)
+        else:
             tokenizer = Tokenizer.from_file(folder / name, config.text.context_length)
-            if tokenizer.vocab_size != config.text.vocab_size:
-                raise CheckpointError(
-                    f"{folder / name}: has {tokenizer.vocab_size} ids where the model has {config.text.vocab_size}"
-                )
-            return tokenizer
+        if tokenizer.vocab_size != config.text.vocab_size:
+            raise CheckpointError(
+                f"{folder / name}: has {tokenizer.vocab_size} ids where the model has {config.text.vocab_size}"
+            )
+        return tokenizer
     return _published_tokenizer(config)
+
+
+def _merges(path: Path) -> list[tuple[str, str]]:
+    """Of a `tokenizer.json`, which is all that transformers 5 saves of a vocabulary."""
+    try:
+        merges = _read_json(path, 16 * _JSON_LIMIT)["model"]["merges"]
+        parts = (merge.split(" ") if isinstance(merge, str) else merge for merge in merges)
+        pairs = [(left, right) for left, right in parts]
+        Tokenizer(pairs)  # whatever is no table of merges is refused here
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: holds no merges that Sightline can read ({error})") from None
+    return pairs
 
 
 def _published_tokenizer(config: ModelConfig) -> Tokenizer:
@@ -205,8 +238,7 @@ def _published_tokenizer(config: ModelConfig) -> Tokenizer:
 
 def _guess_activation(raw: State, path: Path) -> Any:
     """OpenAI's files show themselves; the weights of others do not say which GELU they were trained with."""
-    half = any(t.dtype == torch.float16 for n, t in raw.items() if n.endswith("in_proj_weight"))
-    if half or "input_resolution" in raw:
+    if "input_resolution" in raw:
         return "quick_gelu"
     warnings.warn(
         f"{path}: has no configuration that says which activation it was trained with; took GELU, as OpenCLIP does. "
@@ -239,8 +271,11 @@ def _check_fit(state: State, wanted: dict[str, Tensor]) -> None:
             raise CheckpointError(f"the tensor {name} has shape {shapes}")
 
 
-def _full_precision(tensor: Tensor) -> Tensor:
-    return tensor.float().contiguous() if tensor.is_floating_point() else tensor
+def _own_copy(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """In full precision, and no longer on the file's map: whoever saves over that file would pull it from under us."""
+    if tensor.is_floating_point() != dtype.is_floating_point or tensor.is_complex():
+        raise CheckpointError(f"the tensor {name} has numbers of type {tensor.dtype}, where the model has {dtype}")
+    return torch.empty(tensor.shape, dtype=dtype).copy_(tensor)
 
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -253,6 +288,8 @@ def _appearing(folder: Path) -> Iterator[Path]:
             yield aside
     except FileExistsError as error:
         raise CheckpointError(str(error)) from None
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written ({error.strerror or error})") from None
 
 
 def _state(model: CLIP) -> list[tuple[str, Tensor]]:

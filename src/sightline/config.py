@@ -11,6 +11,8 @@ from sightline.errors import ConfigError
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
+_MOST_LAYERS = 512  # a file that asks for millions would keep the machine building them
+
 Activation = Literal["quick_gelu", "gelu"]
 Towers = Literal["both", "image", "text"]
 
@@ -82,7 +84,10 @@ class ModelConfig:
         _check_positive(self)
         if self.activation not in ("quick_gelu", "gelu"):
             raise ConfigError(f"activation {self.activation!r} is neither 'quick_gelu' nor 'gelu'")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        for numbers in (self.mean, self.std):
+            if len(numbers) != 3 or not all(type(n) in (int, float) and abs(n) < 1e6 for n in numbers):
+                raise ConfigError("mean and std need three numbers each, those of std above zero")
+        if min(self.std) <= 0:
             raise ConfigError("mean and std need three numbers each, those of std above zero")
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,8 +160,9 @@ def _check_positive(config: Any) -> None:
                 raise ConfigError(f"layers of a ResNet are four numbers, not {value!r}")
         else:
             continue
-        if any(type(n) is not int or not 0 < n < 2**24 for n in numbers):
-            raise ConfigError(f"{f.name} must be a whole number above zero, not {value!r}")
+        most = _MOST_LAYERS if f.name == "layers" else 2**24
+        if any(type(n) is not int or not 0 < n <= most for n in numbers):
+            raise ConfigError(f"{f.name} must be a whole number above zero and at most {most}, not {value!r}")
 
 
 def _check_heads(width: int, heads: int) -> None:

@@ -1,6 +1,7 @@
 """Files, images and strings to unit features. `load` is the door: a name in, an `Encoder` out."""
 
 import hashlib
+import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -64,9 +65,11 @@ def load(
     name = default_model() if name is None else name
     if isinstance(config, str):
         config = model_config(config)
+    if config is not None and not isinstance(config, ModelConfig):
+        raise InvalidArgumentError(f"config must be a ModelConfig or the name of one, not {type(config).__name__}")
     device = _device(device)
     path = resolve(name, download_root=download_root)
-    checkpoint = read_checkpoint(path, config)
+    checkpoint = read_checkpoint(path, config, towers)
     model = build_model(checkpoint, towers).to(device)
     return Encoder(model, checkpoint.tokenizer, str(name))
 
@@ -82,10 +85,15 @@ class Encoder:
         self.preprocess = Preprocess(model.config.vision.image_size, model.config.mean, model.config.std)
         self.tokenizer = tokenizer
         self.name = name
-        self._fingerprint: tuple[object, str] = (None, "")
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.model, self.preprocess))
+
+    def __getitem__(self, index: int) -> Any:
+        return (self.model, self.preprocess)[index]
+
+    def __len__(self) -> int:
+        return 2
 
     def __repr__(self) -> str:
         return f"Encoder({self.name!r}, towers={self.model.towers!r}, device={str(self.device)!r})"
@@ -127,10 +135,11 @@ class Encoder:
 
         Images are decoded in threads while the batch before them is encoded; memory does not grow with their number.
         """
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise InvalidArgumentError(f"batch_size must be a whole number above zero, not {batch_size!r}")
+        _check_batch_size(batch_size)
         if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
             raise InvalidArgumentError("images must be a list of images; put brackets around the one")
+        if not isinstance(images, Iterable):
+            raise InvalidArgumentError(f"images must be a list of images, not {type(images).__name__}")
         sources = iter(images)
         with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode") as pool:
             ahead: deque[tuple[ImageSource, Future]] = deque()
@@ -155,6 +164,7 @@ class Encoder:
         Raises:
             TextTooLongError: for a text that does not fit the context, unless `truncate`.
         """
+        _check_batch_size(batch_size)
         tokens = torch.from_numpy(self.tokenizer.batch(texts, truncate=truncate))
         lengths = tokens.argmax(dim=1) + 1
         features = np.empty((len(tokens), self.embed_dim), np.float32)
@@ -166,24 +176,24 @@ class Encoder:
         return features
 
     def fingerprint(self) -> str:
-        """A SHA-256 over all weights and the vocabulary: equal where the features are."""
-        tensors = sorted(self.model.state_dict(keep_vars=True).items())
-        version = tuple((id(tensor), tensor._version) for _, tensor in tensors)  # training moves it on
-        if self._fingerprint[0] != version:
-            digest = hashlib.sha256(self.tokenizer.fingerprint.encode())
-            for name, tensor in tensors:
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-            self._fingerprint = (version, digest.hexdigest())
-        return self._fingerprint[1]
+        """A SHA-256 over configuration, weights and vocabulary: equal where the features are.
+
+        Computed anew each time: no counter tells of every way in which weights can be changed.
+        """
+        identity = json.dumps([self.model.config.to_dict(), self.tokenizer.fingerprint], sort_keys=True)
+        digest = hashlib.sha256(identity.encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def save(self, folder: str | os.PathLike[str], *, card: str = "") -> None:
         """Write the model as Sightline's own folder, which `load` reads back. `card` is its README."""
-        save_checkpoint(self.model, self.tokenizer, Path(folder), card=card)
+        save_checkpoint(self.model, self.tokenizer, Path(folder).expanduser(), card=card)
 
     def export(self, target: str | os.PathLike[str], *, to: Layout) -> None:
         """Write what `transformers`, `open_clip` or the `original` clip loads."""
-        export_checkpoint(self.model, self.tokenizer, Path(target), to)
+        export_checkpoint(self.model, self.tokenizer, Path(target).expanduser(), to)
 
     def _prepare(self, source: "ImageSource") -> Tensor | SightlineError:
         """The image as a tensor, or why not. Errors are made anew: a traceback would keep the file's bytes alive."""
@@ -206,13 +216,18 @@ class Encoder:
             yield source, next(features) if isinstance(image, Tensor) else image
 
 
+def _check_batch_size(batch_size: int) -> None:
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise InvalidArgumentError(f"batch_size must be a whole number above zero, not {batch_size!r}")
+
+
 def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(device)
-    except RuntimeError:
-        raise InvalidArgumentError(f"there is no device {device!r}: cpu, cuda, cuda:0, mps, …") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidArgumentError("device 'cuda' was asked for, and this machine (or this torch) has none: use 'cpu'")
+        torch.empty(1, device=device).item()  # "meta" exists too, and can compute nothing
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InvalidArgumentError(f"device {str(device)!r} cannot be used here ({reason}): try 'cpu'") from None
     return device

@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 
-from sightline.errors import DownloadError, ModelNotFoundError
+from sightline.errors import DownloadError, InvalidArgumentError, ModelNotFoundError
 
 # Name: (URL, SHA-256), from `_MODELS` in `clip/clip.py` of openai/CLIP. The digest is also a part of the URL.
 PUBLISHED = {
@@ -41,9 +41,22 @@ LINE_EVERY = 10.0  # seconds between lines of progress where stderr is no termin
 
 _HUGGING_FACE = "hf-hub:"
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
-_SETTINGS = ("config.json", "open_clip_config.json", "preprocessor_config.json", "vocabulary.txt", "merges.txt")
-_INDEX = "model.safetensors.index.json"
-_SHARD = re.compile(r"model-\d+-of-(\d+)\.safetensors")
+_SETTINGS = (
+    "config.json", "open_clip_config.json", "preprocessor_config.json", "processor_config.json",
+    "vocabulary.txt", "merges.txt", "tokenizer.json",
+)  # fmt: skip
+_OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_INDEX = ".index.json"
+# The safest first. An index stands for its shards.
+_WEIGHTS = (
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "model.safetensors.index.json",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_SHARD = re.compile(r"(\w+)-\d+-of-(\d+)(\.\w+)")
 _REVISION = re.compile(r"[\w.][\w./-]*", re.ASCII)
 
 
@@ -63,7 +76,7 @@ def resolve(name: str | os.PathLike[str], *, download_root: str | os.PathLike[st
     """
     text = os.fspath(name)
     if text in PUBLISHED:
-        return _published(text, Path(os.path.expanduser(download_root or "~/.cache/clip")))
+        return _published(text, Path(os.path.expanduser(download_root)) if download_root else published_dir())
     if text == STARTER:
         return _starter()
     path = Path(os.path.expanduser(text))
@@ -75,14 +88,40 @@ def resolve(name: str | os.PathLike[str], *, download_root: str | os.PathLike[st
     raise ModelNotFoundError(_not_found(text))
 
 
+def published_dir() -> Path:
+    """Where the original `clip` package puts the published files, and so do we."""
+    return _expanded("~/.cache/clip")
+
+
 def cache_dir() -> Path:
     """Sightline's own folder for what it derives: SIGHTLINE_CACHE, or `sightline` in XDG_CACHE_HOME or ~/.cache.
 
     It is not created here.
     """
     if own := os.environ.get("SIGHTLINE_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sightline"
+        return _expanded(own)
+    return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sightline"
+
+
+def _expanded(path: str) -> Path:
+    """`~` is the home folder. A container's user may have none, and gets one among the temporary folders."""
+    if path.split(os.sep)[0] == "~" and os.path.expanduser("~") == "~":
+        return Path(_temporary_home() + path[1:])
+    return Path(os.path.expanduser(path))
+
+
+def _temporary_home() -> str:
+    import stat
+    import tempfile
+
+    folder = os.path.join(tempfile.gettempdir(), f"sightline-{os.getuid()}")
+    with suppress(OSError):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        found = os.lstat(folder)
+        # Anyone can make a folder of this name there, and would then choose what is read.
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
+            return folder
+    raise InvalidArgumentError(f"there is no home folder, and {folder} cannot be one: set HOME")
 
 
 def _starter() -> Path:
@@ -284,20 +323,25 @@ def _progress(name: str, start: int, total: int | None) -> Iterator[Callable[[in
 def weight_files(names: Iterable[str]) -> list[str]:
     """Which of a folder's files are its weights: one format, the safest that is there whole; none if in doubt."""
     there = {name for name in names if "/" not in name}
-    for name in ("model.safetensors", "open_clip_model.safetensors"):
-        if name in there:
-            return [name]
-    shards = {name: match for name in sorted(there) if (match := _SHARD.fullmatch(name))}
-    if _INDEX in there and shards and all(int(match[1]) == len(shards) for match in shards.values()):
-        return [*shards, _INDEX]
-    for name in ("open_clip_pytorch_model.bin", "pytorch_model.bin"):
-        if name in there:
-            return [name]
+    # Beside OpenCLIP's own files, model.safetensors may be timm's image tower alone.
+    preferred = _OPEN_CLIP if "open_clip_config.json" in there else ()
+    for name in (*preferred, *_WEIGHTS):
+        if name in there and (chosen := _with_shards(name, there)):
+            return chosen
     for suffix in (".safetensors", ".pt"):
-        others = [name for name in there - shards.keys() if name.endswith(suffix)]
+        others = [name for name in there if name.endswith(suffix) and not _SHARD.fullmatch(name)]
         if len(others) == 1:
             return others
     return []
+
+
+def _with_shards(name: str, there: Iterable[str]) -> list[str]:
+    """A weight file by itself; an index after its shards, or nothing if one of them is not there."""
+    if not name.endswith(_INDEX):
+        return [name]
+    shards = {other: match for other in sorted(there) if (match := _SHARD.fullmatch(other))}
+    own = {other: int(match[2]) for other, match in shards.items() if match[1] + match[3] == name.removesuffix(_INDEX)}
+    return [*own, name] if own and all(count == len(own) for count in own.values()) else []
 
 
 def _from_hugging_face(name: str) -> Path:

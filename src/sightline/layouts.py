@@ -17,6 +17,7 @@ from sightline.config import (
     ModelConfig,
     ModifiedResNetConfig,
     TextConfig,
+    Towers,
     VisionTransformerConfig,
 )
 from sightline.errors import CheckpointError, ConfigError
@@ -56,11 +57,18 @@ _STACKS = {
 # ── names of tensors ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def to_ours(state: State) -> State:
-    """A state dict of any published layout with our names. Unknown tensors stay, so that loading reports them."""
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+def to_ours(state: State, towers: Towers = "both") -> State:
+    """A state dict of any published layout with our names. Unknown tensors stay, so that loading reports them.
+
+    With `towers`, the other one may be left out where putting it together would take memory.
+    """
+    state = {name.removeprefix("module.").removeprefix("_orig_mod."): tensor for name, tensor in state.items()}
     state = {n: t for n, t in state.items() if n not in _NOT_WEIGHTS and not n.endswith("embeddings.position_ids")}
     if any(name.startswith(("vision_model.", "text_model.")) for name in state):
+        if towers != "both":
+            image = ("vision_model.", "visual_projection.", "logit_scale")
+            text = ("text_model.", "text_projection.", "logit_scale")
+            state = {n: t for n, t in state.items() if n.startswith(image if towers == "image" else text)}
         return _from_transformers(state)
     # OpenCLIP's CustomTextCLIP keeps the text tower under "text.".
     return {n.removeprefix("text."): t for n, t in state.items() if n != "text.attn_mask"}
@@ -81,6 +89,8 @@ def _from_transformers(state: State) -> State:
                 parts = [state.get(f"{stack}.{index}.self_attn.{x}_proj.{kind}") for x in "qkv"]
                 if any(p is None for p in parts):
                     raise CheckpointError(f"the checkpoint has {name} without its k_proj and v_proj")
+                if {p.shape[:1] for p in parts} != {parts[0].shape[:1]} or not parts[0].ndim:  # type: ignore[union-attr]
+                    raise CheckpointError(f"{name}, its k_proj and its v_proj differ in shape")
                 ours[f"{target}attn.in_proj_{kind}"] = torch.cat(parts)  # type: ignore[arg-type]
             elif part not in ("self_attn.k_proj", "self_attn.v_proj"):
                 ours[f"{target}{_BLOCK.get(part, part)}.{kind}"] = tensor
@@ -188,6 +198,7 @@ def config_from_transformers(data: dict[str, Any], processor: dict[str, Any]) ->
     for tower in (vision, text):
         if abs(tower.get("layer_norm_eps", 1e-5) - 1e-5) > 1e-9:
             raise ConfigError(f"config.json has layer_norm_eps {tower['layer_norm_eps']}; Sightline builds 1e-05")
+    _check_processor(processor)
     return ModelConfig(
         embed_dim=data.get("projection_dim", 512),
         vision=VisionTransformerConfig(
@@ -210,6 +221,14 @@ def config_from_transformers(data: dict[str, Any], processor: dict[str, Any]) ->
         mean=tuple(processor.get("image_mean", MEAN)),
         std=tuple(processor.get("image_std", STD)),
     )
+
+
+def _check_processor(processor: dict[str, Any]) -> None:
+    """Refuse settings that would give other pixels than ours."""
+    same = {"do_resize": True, "do_center_crop": True, "do_rescale": True, "do_normalize": True, "resample": 3}
+    for key, value in same.items():
+        if processor.get(key, value) != value:
+            raise ConfigError(f"the image processor has {key} = {processor[key]}; Sightline does {key} = {value}")
 
 
 def config_to_transformers(config: ModelConfig) -> dict[str, Any]:
@@ -248,7 +267,7 @@ def config_to_transformers(config: ModelConfig) -> dict[str, Any]:
 
 
 _OPEN_CLIP_KEYS = {
-    "": {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"},
+    "": {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text"},
     "vision_cfg": {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"},
     "text_cfg": {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"},
 }
@@ -264,8 +283,13 @@ def config_from_open_clip(data: dict[str, Any]) -> ModelConfig:
     pixels = data.get("preprocess_cfg") or {}
     vision, text = model.get("vision_cfg") or {}, model.get("text_cfg") or {}
     for where, part in (("", model), ("vision_cfg", vision), ("text_cfg", text)):
-        if unknown := sorted(set(part) - _OPEN_CLIP_KEYS[where]):
+        # What is there but switched off asks for nothing.
+        if unknown := sorted(key for key in part if key not in _OPEN_CLIP_KEYS[where] and part[key]):
             raise ConfigError(f"the OpenCLIP configuration has {unknown[0]!r}, which Sightline's models do not have")
+    if (pixels.get("interpolation") or "bicubic") != "bicubic" or (
+        pixels.get("resize_mode") or "shortest"
+    ) != "shortest":
+        raise ConfigError(f"the OpenCLIP configuration asks for a resize that Sightline does not do: {pixels}")
     width, layers = vision.get("width", 768), vision.get("layers", 12)
     head_width = vision.get("head_width", 64)
     tower: VisionTransformerConfig | ModifiedResNetConfig

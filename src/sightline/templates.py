@@ -37,7 +37,7 @@ def available_template_sets() -> tuple[str, ...]:
 
 def template_set(templates: str | Sequence[str] | TemplateSet) -> TemplateSet:
     """The template set that `templates` means: a name or an alias ("imagenet", "pets"), one template
-    ("a photo of a {}."), or a sequence of templates.
+    ("a photo of a {}."), or a sequence of templates, where the name of a set stands for all of its templates.
 
     Case, hyphens and spaces in a name do not matter. InvalidArgumentError for anything else.
     """
@@ -47,7 +47,7 @@ def template_set(templates: str | Sequence[str] | TemplateSet) -> TemplateSet:
         # A brace says that a template was meant, so that "a {name}" is told about braces, not about names.
         return _given((templates,)) if "{" in templates or "}" in templates else _named(_canonical(templates))
     if isinstance(templates, Sequence) and not isinstance(templates, bytes | bytearray):
-        return _given(tuple(templates))
+        return _given(tuple(template for given in templates for template in _each(given)))
     raise InvalidArgumentError(
         f"templates must be a name, a template or a list of templates, not {type(templates).__name__}"
     )
@@ -91,6 +91,11 @@ def _named(name: str) -> TemplateSet:
             f"no template set {name!r}: use one of {known}, or a template of your own with exactly one {{}}"
         )
     return TemplateSet(name, tuple(entry["templates"]), entry["source"])
+
+
+def _each(given: str) -> tuple[str, ...]:
+    name = _canonical(given) if isinstance(given, str) else None
+    return _named(name).templates if name in _published() else (given,)
 
 
 def _given(templates: tuple[str, ...]) -> TemplateSet:

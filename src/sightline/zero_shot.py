@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # What a label is weighed against when labels do not exclude each other: pictures of nothing in particular.
 BACKGROUND = ("a photo.", "a picture.", "an image of something.", "a photo of a thing.", "a photo of a place.")
+_FORMAT = "sightline-classifier-1"
 _PROMPTS_AT_ONCE = 512
 _REMEMBERED = 64
 _memory: dict[str, np.ndarray] = {}
@@ -43,7 +44,7 @@ class ZeroShotClassifier:
     Attributes, in scikit-learn's words:
         classes_: the labels, (n_classes,).
         coef_: exp(logit_scale) times the unit class features, (n_classes, embed_dim), float32.
-        intercept_: zeros, (n_classes,).
+        intercept_: zeros, (n_classes,), float32.
     """
 
     def __init__(
@@ -58,18 +59,23 @@ class ZeroShotClassifier:
     ):
         names = _check_labels(labels)
         filled = template_set(templates)
+        if isinstance(background, str) or not background or not all(isinstance(prompt, str) for prompt in background):
+            raise InvalidArgumentError(f"background must be a list of prompts, as ['a photo.'], not {background!r}")
         weights = class_features(clip, [fill(filled, label) for label in names], progress=progress)
         if independent:
             # sigmoid(a − b) is the softmax of the pair (a, b): against one background, two classes are one direction.
             weights = weights - class_features(clip, [background])
-        self._set(clip, names, np.float32(clip.scale) * weights, independent)
+        intercept = np.zeros(len(names), np.float32)
+        self._set(clip, names, np.float32(clip.scale) * weights, intercept, independent)
 
-    def _set(self, clip: "Encoder", labels: Sequence[str], coef: np.ndarray, independent: bool) -> None:
+    def _set(
+        self, clip: "Encoder", labels: Sequence[str], coef: np.ndarray, intercept: np.ndarray, independent: bool
+    ) -> None:
         self.clip = clip
         self.independent = independent
         self.classes_ = np.array(labels)
         self.coef_ = np.ascontiguousarray(coef, dtype=np.float32)
-        self.intercept_ = np.zeros(len(labels), np.float32)
+        self.intercept_ = intercept
 
     def decision_function(self, images: Any) -> np.ndarray:
         """Logits (n, n_classes) of images, or of features (n, embed_dim) of `Encoder.encode_images`.
@@ -96,7 +102,13 @@ class ZeroShotClassifier:
         return self.classes_[self.decision_function(images).argmax(axis=1)]
 
     def top_k(self, images: Any, k: int = 5) -> list[list[tuple[str, float]]]:
-        """The k best labels of each image with their probabilities, best first."""
+        """The k best labels of each image with their probabilities, best first.
+
+        Raises:
+            InvalidArgumentError: if k is not a whole number above zero.
+        """
+        if not isinstance(k, (int, np.integer)) or k < 1:
+            raise InvalidArgumentError(f"k is {k!r}; it must be a whole number above zero")
         return [rank(self.classes_, row, k) for row in self.predict_proba(images)]
 
     def to_linear(self) -> "nn.Linear":
@@ -112,26 +124,29 @@ class ZeroShotClassifier:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write labels and weights to one `.safetensors` file, which `from_file` reads back."""
         labels = json.dumps([str(label) for label in self.classes_])
-        metadata = {"format": "sightline-classifier-1", "labels": labels, "independent": json.dumps(self.independent)}
-        _write(Path(path), {"coef": self.coef_}, metadata)
+        metadata = {"format": _FORMAT, "labels": labels, "independent": json.dumps(self.independent)}
+        # Whoever tuned them may have left them in float64.
+        tensors = {"coef": self.coef_, "intercept": self.intercept_}
+        _write(Path(path), {n: np.ascontiguousarray(t, dtype=np.float32) for n, t in tensors.items()}, metadata)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], clip: "Encoder") -> "ZeroShotClassifier":
         """Read what `save` wrote. The text tower is not needed: `load(..., towers="image")` will do.
+
+        The file does not say which model it was made with: `clip` must have the same image tower.
 
         Raises:
             CheckpointError: if the file is not one, or was made with a model of other dimensions.
         """
         tensors, metadata = _read(Path(path))
         try:
-            labels, independent = json.loads(metadata["labels"]), json.loads(metadata["independent"])
-            coef = tensors["coef"]
-        except (KeyError, ValueError) as error:
+            labels, coef, intercept, independent = _parse(tensors, metadata)
+        except (KeyError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{path}: is not a classifier that Sightline saved ({error})") from None
-        if coef.shape != (len(labels), clip.embed_dim):
-            raise CheckpointError(f"{path}: was made for features of {coef.shape[-1]} numbers, not {clip.embed_dim}")
+        if coef.shape[1] != clip.embed_dim:
+            raise CheckpointError(f"{path}: was made for features of {coef.shape[1]} numbers, not {clip.embed_dim}")
         classifier = cls.__new__(cls)
-        classifier._set(clip, labels, coef, bool(independent))
+        classifier._set(clip, labels, coef, intercept, independent)
         return classifier
 
 
@@ -185,7 +200,27 @@ def _read_cached(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
         features = _read(path)[0]["features"]
     except (CheckpointError, KeyError):
         return None  # absent or damaged: what a cache holds can be made again
-    return features if features.shape == shape and np.isfinite(features).all() else None
+    return features if features.shape == shape and _is_usable(features) else None
+
+
+def _is_usable(tensor: np.ndarray) -> bool:
+    return tensor.dtype == np.float32 and bool(np.isfinite(tensor).all())
+
+
+def _parse(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> tuple[list[str], np.ndarray, np.ndarray, bool]:
+    """Labels, coef, intercept and independent of a saved classifier; KeyError or ValueError if it is none."""
+    labels, independent = json.loads(metadata["labels"]), json.loads(metadata["independent"])
+    coef, intercept = tensors["coef"], tensors["intercept"]
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(f"its format is not {_FORMAT}")
+    if not isinstance(labels, list) or not isinstance(independent, bool):
+        raise ValueError("its labels are no list, or `independent` is neither true nor false")
+    _check_labels(labels)
+    if coef.ndim != 2 or len(coef) != len(labels) or intercept.shape != (len(labels),):
+        raise ValueError(f"weights of shape {coef.shape} and {intercept.shape} for {len(labels)} labels")
+    if not _is_usable(coef) or not _is_usable(intercept):
+        raise ValueError("its weights are not all finite float32 numbers")
+    return labels, coef, intercept, independent
 
 
 def _write_cached(path: Path, features: np.ndarray) -> None:
@@ -194,12 +229,12 @@ def _write_cached(path: Path, features: np.ndarray) -> None:
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(path, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # not only SafetensorError and OSError: numpy raises TypeError for a bfloat16
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
 
 

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 import sightline
 from sightline.cli import classify, export, models
 from sightline.cli.exit_codes import ExitCode
+from sightline.cli.output import NO_ROOM
 from sightline.errors import InvalidArgumentError, SightlineError
 
 
@@ -82,7 +83,7 @@ def commands(
       sightline classify photos/ --labels "cat, dog, rocket"
 
     \b
-    The same with a published model (338 MB, fetched once), for a program to read:
+    The same with a published model (about 350 MB, fetched once), for a program to read:
       sightline classify photos/ --labels "cat, dog, rocket" --model ViT-B/32 --format jsonl
 
     \b
@@ -100,9 +101,17 @@ def commands(
 
 def main() -> None:
     """The command `sightline`."""
-    # A shell may close a stream (>&-), for which Python has None.
+    # A shell may close a stream (<&-, >&-), for which Python has None.
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     # A warning is for the person at the terminal: one line, without the place in our code that it came from.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    app(prog_name="sightline")
+    try:
+        app(prog_name="sightline")
+    except OSError as error:  # --help is printed before any command runs
+        if error.errno not in NO_ROOM:
+            raise
+        typer.echo(f"error: cannot write: {error.strerror}", err=True)
+        _drop_what_cannot_be_written()
+        sys.exit(ExitCode.FAILED)

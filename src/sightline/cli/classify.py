@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 import typer
 
 from sightline.cli.failures import Failures
-from sightline.cli.inputs import check_paths, count_images, find_given, reads_stdin
+from sightline.cli.inputs import as_utf8, check_paths, count_images, find_given, reads_stdin
 from sightline.cli.labels import read_labels
 from sightline.cli.loading import DeviceOption, ModelOption, load_model
 from sightline.cli.output import (
@@ -23,7 +23,7 @@ from sightline.cli.output import (
 )
 from sightline.cli.progress import progress_bar
 from sightline.cli.table import TableWriter
-from sightline.errors import SightlineError
+from sightline.errors import InvalidArgumentError, SightlineError, TextTooLongError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -112,6 +112,8 @@ def classify(
         with progress_bar("classifying", bar_on, total) as report:
             features = clip.stream_images(images, batch_size=batch_size)
             succeeded = _write_all(features, classifier, top, writer, failures, report)
+        if not succeeded:
+            failures.finish(succeeded)  # while the output is open, so that a file which was there stays as it was
     failures.finish(succeeded)
 
 
@@ -120,7 +122,8 @@ def _prompts(templates: list[str] | None) -> "TemplateSet":
 
     if not templates:
         return template_set("plain")
-    return template_set(templates[0] if len(templates) == 1 else templates)
+    given = [as_utf8(template, "--templates") for template in templates]
+    return template_set(given[0] if len(given) == 1 else given)
 
 
 def _terminals(format: Format, output: Path | None) -> "tuple[Console | None, Console | None]":
@@ -155,7 +158,14 @@ def _classifier(
     from sightline.zero_shot import ZeroShotClassifier
 
     with progress_bar("encoding labels", bar_on) as report:
-        return ZeroShotClassifier(clip, labels, templates, independent=independent, progress=report)
+        try:
+            return ZeroShotClassifier(clip, labels, templates, independent=independent, progress=report)
+        except TextTooLongError:
+            longest = max(labels, key=lambda label: len(clip.tokenizer.encode(label)))
+            raise InvalidArgumentError(
+                f"the label {longest if len(longest) <= 60 else longest[:59] + '…'!r} is too long for this model in "
+                "the longest template: shorten it, or the template"
+            ) from None
 
 
 def _write_all(

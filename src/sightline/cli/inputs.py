@@ -10,6 +10,18 @@ from typing import BinaryIO
 from sightline.errors import ImageError, InvalidArgumentError, SightlineError
 
 
+def as_utf8(argument: str, option: str) -> str:
+    """An argument's text, whatever the locale took its bytes for.
+
+    Raises:
+        InvalidArgumentError: if the shell handed over bytes that are not UTF-8.
+    """
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError:
+        raise InvalidArgumentError(f"{option} {argument!r} is not UTF-8") from None
+
+
 def check_paths(arguments: list[str], null: bool) -> None:
     """Refuse, before any work, a command line that names no input."""
     if not arguments and not null:
@@ -66,6 +78,13 @@ def _listed(stream: BinaryIO, end: bytes) -> Iterator[str]:
     rest = b""
     while block := stream.read1(2**16):  # type: ignore[attr-defined]  # what has arrived, without waiting for more
         *names, rest = (rest + block).split(end)
-        yield from (os.fsdecode(name) for name in names if name)
-    if rest:
-        yield os.fsdecode(rest)
+        yield from _decoded(names, end)
+    yield from _decoded([rest], end)
+
+
+def _decoded(names: list[bytes], end: bytes) -> Iterator[str]:
+    for name in names:
+        # A list from Windows has \r\n; yet a name may end in \r.
+        listed = name.removesuffix(b"\r") if end == b"\n" and not os.path.lexists(name) else name
+        if listed:
+            yield os.fsdecode(listed)

@@ -3,6 +3,9 @@
 import csv
 from pathlib import Path
 
+import typer
+
+from sightline.cli.inputs import as_utf8
 from sightline.errors import InvalidArgumentError
 
 _EXAMPLE = '--labels "cat, dog, rocket"'
@@ -11,24 +14,31 @@ _EXAMPLE = '--labels "cat, dog, rocket"'
 def read_labels(text: str | None, file: Path | None) -> list[str]:
     """The labels of `--labels` or of `--labels-file`: one of the two must be given.
 
+    What is there twice in a file (ImageNet's published list has two such names) is left out, and a note says so.
+
     Raises:
-        InvalidArgumentError: if there are none, if they cannot be read, or if one is there twice.
+        InvalidArgumentError: if there are none, if they cannot be read, or if `--labels` has one twice.
     """
     if text is not None and file is not None:
         raise InvalidArgumentError("--labels and --labels-file are both given: leave one out")
     if text is not None:
-        return _checked(_split(text), "--labels")
+        labels, twice = _told_apart(_split(text), "--labels")
+        if twice:
+            raise InvalidArgumentError(f"--labels: the label {twice[0]} is there twice; leave one out")
+        return labels
     if file is not None:
-        return _checked(_lines(file), str(file))
+        labels, twice = _told_apart(_lines(file), str(file))
+        if twice:
+            more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
+            typer.echo(f"note: {file}: left out what is there twice: {', '.join(twice[:5])}{more}", err=True)
+        return labels
     raise InvalidArgumentError(f"no labels: say what to look for, for example {_EXAMPLE}, or name a --labels-file")
 
 
 def _split(text: str) -> list[str]:
+    text = as_utf8(text, "--labels")
     try:
-        text.encode()
         rows = list(csv.reader([text], skipinitialspace=True, strict=True))
-    except UnicodeEncodeError:  # bytes that the shell handed over
-        raise InvalidArgumentError(f"--labels {text!r} is not UTF-8") from None
     except csv.Error as error:
         raise InvalidArgumentError(f"--labels {text!r} cannot be read ({error}): write {_EXAMPLE}") from None
     return [label for row in rows for label in row]
@@ -44,15 +54,17 @@ def _lines(file: Path) -> list[str]:
     return [line for line in lines if not line.lstrip().startswith("#")]
 
 
-def _checked(given: list[str], where: str) -> list[str]:
+def _told_apart(given: list[str], where: str) -> tuple[list[str], list[str]]:
+    """The labels, each once, and those that were there before, in words for a message."""
     labels = [label.strip() for label in given if label.strip()]
     if not labels:
         raise InvalidArgumentError(f"{where}: has no labels; write them as in {_EXAMPLE}")
     seen: dict[str, str] = {}
+    twice = []
     for label in labels:
         key = " ".join(label.lower().split())  # as far as the tokenizer tells labels apart
         if key in seen:
-            also = f" (also as {seen[key]!r})" if seen[key] != label else ""
-            raise InvalidArgumentError(f"{where}: the label {label!r} is there twice{also}; leave one out")
-        seen[key] = label
-    return labels
+            twice.append(f"{label!r} (as {seen[key]!r})" if seen[key] != label else repr(label))
+        else:
+            seen[key] = label
+    return list(seen.values()), twice

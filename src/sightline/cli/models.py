@@ -59,10 +59,10 @@ def models(
 
 def _published(name: str) -> Model:
     from sightline.config import model_config
-    from sightline.hub import PUBLISHED
+    from sightline.hub import PUBLISHED, published_dir
 
     config = model_config(name)
-    path = Path("~/.cache/clip").expanduser() / PUBLISHED[name][0].rpartition("/")[2]
+    path = published_dir() / PUBLISHED[name][0].rpartition("/")[2]
     here = str(path) if path.is_file() else None
     return Model(name, PARAMETERS[name], config.vision.image_size, config.embed_dim, here)
 

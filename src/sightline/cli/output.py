@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Protocol
 from sightline.errors import InvalidArgumentError, MissingExtraError, SightlineError
 
 Ranked = Sequence[tuple[str, float]]
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _ROWS_AT_ONCE = 2**14
 
 
@@ -67,9 +67,12 @@ class CsvWriter:
 
     def __init__(self, file: BinaryIO):
         self._file = file
-        self._row("path", "rank", "label", "probability")
+        self._begun = False
 
     def write(self, path: str, ranked: Ranked) -> None:
+        if not self._begun:  # with the first row, and not before it is known that there is one
+            self._row("path", "rank", "label", "probability")
+            self._begun = True
         for rank, (label, probability) in enumerate(ranked, start=1):
             self._row(spreadsheet_text(path), rank, spreadsheet_text(label), six_digits(probability))
 
@@ -166,7 +169,7 @@ def open_output(path: Path | None) -> Iterator[BinaryIO]:
             with _opened(Path(os.path.realpath(path)), shown) as file:
                 yield file
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in NO_ROOM:
             raise
         raise _refusal(shown, error) from error
 

@@ -29,7 +29,9 @@ class CLIP(TextTransformer):
             super().__init__(config.text, config.embed_dim, config.activation)
         self.config = config
         self.towers = towers
-        self.visual: VisionTransformer | ModifiedResNet | None = None
+        if towers not in ("both", "image", "text"):
+            raise InvalidArgumentError(f"towers must be 'both', 'image' or 'text', not {towers!r}")
+        self.visual: VisionTransformer | ModifiedResNet
         if towers != "text":
             self.visual = _build_visual(config)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
@@ -52,7 +54,7 @@ class CLIP(TextTransformer):
         Raises:
             TowerNotLoadedError: if the model was loaded without its image tower.
         """
-        if self.visual is None:
+        if self.towers == "text":
             raise TowerNotLoadedError("this model was loaded with towers='text': it cannot encode images")
         features = self.visual(image.to(self.dtype))
         return F.normalize(features, dim=-1) if normalize else features
@@ -87,7 +89,7 @@ class CLIP(TextTransformer):
         """Draw fresh weights as the paper's code does."""
         if self.towers != "image":
             super().initialize()
-        if self.visual is not None:
+        if self.towers != "text":
             self.visual.initialize()
 
 
