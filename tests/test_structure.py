@@ -13,7 +13,7 @@ SOURCE = Path(sightline.__file__).parent
 ROOMS = [
     "errors", "config", "files", "tokenizer", "images", "preprocess", "templates",
     "models.layers", "models.vision_transformer", "models.modified_resnet", "models.text_transformer", "models.clip",
-    "hub", "archive", "layouts", "checkpoint",
+    "hub", "weight_pickle", "archive", "layouts", "checkpoint",
     "encoder", "zero_shot", "data", "distributed", "loss", "optim", "train", "cli", "__main__",
 ]  # fmt: skip
 

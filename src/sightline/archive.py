@@ -1,39 +1,33 @@
 """Weight files to tensors, without running anything that they carry.
 
-A `.pt` file is a zip of raw tensors and a pickle that says how they hang together. Pickle is a language whose programs
-can call any function, so the pickle is read here by an interpreter that knows only the handful of names that weights
-need, each bound to a function of this file. Whatever else it names, the file is refused.
+A `.pt` file is a zip of raw tensors and a pickle that says how they hang together; `weight_pickle` reads that pickle by
+an interpreter of its own. `.safetensors` files hold no pickle.
 """
 
-import math
+import io
 import mmap
-import pickle
+import os
+import stat
 import struct
 import zipfile
-from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from sightline.errors import CheckpointError, UnsafeCheckpointError
+from sightline.errors import CheckpointError
+from sightline.weight_pickle import NAME_LIMIT, STORAGES, FindStorage, Interpreter, ScriptObject, shown
 
 State = dict[str, Tensor]
 
-_PICKLE_LIMIT = 64 * 2**20  # the largest published `data.pkl` is under one MiB
-_STORAGES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
+# Limits that no published checkpoint comes near, optimizer state included: its `data.pkl` is of a few MiB at most.
+_PICKLE_LIMIT = 16 * 2**20
+_ATTRIBUTE_LIMIT = 200_000
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_DTYPES = {*STORAGES.values(), torch.float8_e4m3fn, torch.float8_e5m2}
 
 
 def read_tensors(path: Path) -> State:
@@ -46,15 +40,28 @@ def read_tensors(path: Path) -> State:
         UnsafeCheckpointError: if reading it would run code.
     """
     try:
-        with path.open("rb") as file:
-            head = file.read(8)
+        with open(path, "rb", opener=_open_at_once) as file:
             if path.suffix == ".safetensors":
-                return _read_safetensors(path)
-            if head[:2] == b"PK":
-                return _flatten(_TorchArchive(path, file).load(), path)
-        return _flatten(_read_legacy(path), path)
+                state = _read_safetensors(path)
+            elif file.read(2) == b"PK":
+                state = _flatten(_TorchArchive(path, file).load(), path)
+            else:
+                state = _flatten(_read_legacy(path, file), path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+    for name, tensor in state.items():
+        if tensor.dtype not in _DTYPES:
+            raise CheckpointError(f"{path}: the tensor {shown(name)} is of {tensor.dtype}, which weights are not")
+    return state
+
+
+def _open_at_once(name: str, flags: int) -> int:
+    """Opens without waiting for the other end of a named pipe; and refuses whatever is not a file."""
+    descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise CheckpointError(f"{name}: is a folder, a named pipe or a device, not a file")
+    return descriptor
 
 
 def _read_safetensors(path: Path) -> State:
@@ -67,27 +74,7 @@ def _read_safetensors(path: Path) -> State:
         raise CheckpointError(f"{path}: is not a whole safetensors file ({error})") from None
 
 
-def _read_legacy(path: Path) -> Any:
-    """A file of `torch.save` from before PyTorch 1.6, through PyTorch's own restricted reader."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported operand" not in str(error) and "nsupported" in str(error):
-            raise UnsafeCheckpointError(f"{path}: refused, because reading it would run code; none was run") from None
-        raise CheckpointError(f"{path}: is not a weight file (.safetensors, or .pt of torch.save)") from None
-    except Exception:
-        raise CheckpointError(f"{path}: is not a whole weight file (.safetensors, or .pt of torch.save)") from None
-
-
-class _ScriptObject:
-    """A TorchScript module as its pickle describes it: a bag of attributes, and no code."""
-
-    def __init__(self, *_: Any):
-        self.attributes: dict[str, Any] = {}
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            self.attributes = state
+# ── the two containers of torch.save ─────────────────────────────────────────────────────────────────────────────────
 
 
 class _TorchArchive:
@@ -96,7 +83,7 @@ class _TorchArchive:
     def __init__(self, path: Path, file: BinaryIO):
         self.path = path
         self.file = file
-        self.storages: dict[str, Tensor] = {}
+        self.storages: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def load(self) -> Any:
         try:
@@ -104,91 +91,106 @@ class _TorchArchive:
             self.entries = {info.filename.partition("/")[2]: info for info in self.zip.infolist()}
             if "data.pkl" not in self.entries:
                 raise CheckpointError(f"{self.path}: is a zip without weights (no data.pkl in it)")
-            if self.entries["data.pkl"].file_size > _PICKLE_LIMIT:
-                raise CheckpointError(f"{self.path}: its data.pkl is larger than any that describes weights")
-            if "byteorder" in self.entries and self.zip.read(self.entries["byteorder"]) != b"little":
+            if "byteorder" in self.entries and self._read("byteorder", 16) != b"little":
                 raise CheckpointError(f"{self.path}: is big-endian, which Sightline does not read")
+            program = io.BytesIO(self._read("data.pkl", _PICKLE_LIMIT))
             self.bytes = mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_COPY)
-            with self.zip.open(self.entries["data.pkl"]) as data:
-                return _WeightUnpickler(data, self).load()
+            return Interpreter(self.path, self.storage).run(program)
         except CheckpointError:
             raise
-        except Exception as error:  # a hostile pickle can raise anything at all
+        except Exception as error:  # a hostile file can raise anything at all
             raise CheckpointError(f"{self.path}: is damaged ({type(error).__name__} while reading it)") from None
+
+    def _read(self, name: str, limit: int) -> bytes:
+        info = self.entries[name]
+        if info.file_size > limit:
+            raise CheckpointError(f"{self.path}: its {name} is larger than any that describes weights")
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise CheckpointError(f"{self.path}: its {name} is compressed, which torch.save never does")
+        return self.zip.read(info)
 
     def storage(self, key: str, dtype: torch.dtype, count: int) -> Tensor:
         """The tensor of a whole storage, mapped from the archive."""
-        if key not in self.storages:
+        if (key, dtype) not in self.storages:
             info = self.entries.get(f"data/{key}")
             if info is None or info.compress_type != zipfile.ZIP_STORED or info.file_size != count * dtype.itemsize:
-                raise CheckpointError(f"{self.path}: the tensor data/{key} is missing or not of its stated size")
+                what = f"the tensor data/{shown(key)} is missing or not of its stated size"
+                raise CheckpointError(f"{self.path}: {what}")
             # A local header is 30 bytes, the last four of them the lengths of the name and the extra field after it.
             name_length, extra_length = struct.unpack_from("<HH", self.bytes, info.header_offset + 26)
             offset = info.header_offset + 30 + name_length + extra_length
-            if count:
-                self.storages[key] = torch.frombuffer(self.bytes, dtype=dtype, count=count, offset=offset)
-            else:
-                self.storages[key] = torch.empty(0, dtype=dtype)
-        return self.storages[key]
+            self.storages[key, dtype] = _map(self.bytes, dtype, count, offset)
+        return self.storages[key, dtype]
 
 
-class _WeightUnpickler(pickle.Unpickler):
-    """Knows the names that weights need, and no other."""
-
-    def __init__(self, data: Any, archive: _TorchArchive):
-        super().__init__(data, encoding="utf-8")
-        self.archive = archive
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.startswith("__torch__"):
-            return _ScriptObject
-        if module == "torch" and name in _STORAGES:
-            return _STORAGES[name]
-        if module == "torch.jit._pickle" and name.startswith(("build_", "restore_type_tag")):
-            return _first
-        try:
-            return _KNOWN[module, name]
-        except KeyError:
-            raise UnsafeCheckpointError(
-                f"{self.archive.path}: refused, because reading it would run {module}.{name}; none of it was run"
-            ) from None
-
-    def persistent_load(self, pid: Any) -> Tensor:
-        kind, dtype, key, _, count = pid
-        if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise ValueError("unknown persistent id")
-        return self.archive.storage(str(key), dtype, int(count))
+def _map(data: mmap.mmap, dtype: torch.dtype, count: int, offset: int) -> Tensor:
+    if not count:  # torch.frombuffer takes no empty buffers
+        return torch.empty(0, dtype=dtype)
+    return torch.frombuffer(data, dtype=dtype, count=count, offset=offset)
 
 
-def _first(value: Any, *_: Any) -> Any:
-    return value
+def _read_legacy(path: Path, file: BinaryIO) -> Any:
+    """A file of `torch.save` from before PyTorch 1.6: five pickles and then the storages, each after its length.
+
+    The pickle of the tensors comes before their bytes, so it is read twice: first for the storages that it names.
+    """
+    place = 0
+    sizes: dict[str, tuple[torch.dtype, int]] = {}
+    storages: State = {}
+
+    def unpickle(storage: FindStorage) -> Any:
+        nonlocal place
+        program = io.BytesIO(data[place : place + _PICKLE_LIMIT])
+        value = Interpreter(path, storage).run(program)
+        place += program.tell()
+        return value
+
+    def note(key: str, dtype: torch.dtype, count: int) -> Tensor:
+        if sizes.setdefault(key, (dtype, count)) != (dtype, count):
+            raise ValueError("a storage of two sizes")
+        return torch.empty(count, dtype=dtype, device="meta")
+
+    try:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        magic, _, system = (unpickle(note) for _ in range(3))
+        if magic != _LEGACY_MAGIC or system["little_endian"] is not True:
+            raise ValueError("not of torch.save, or big-endian")
+        start = place
+        unpickle(note)
+        keys = unpickle(note)
+        if type(keys) is not list or not all(type(key) is str for key in keys):
+            raise ValueError("not the keys of storages")
+        for key in keys:
+            dtype, count = sizes.pop(key)  # once: a key named again is refused
+            if struct.unpack_from("<q", data, place) != (count,):
+                raise ValueError("a storage not of its stated size")
+            storages[key] = _map(data, dtype, count, place + 8).clone()  # to an address that suits its type
+            place += 8 + count * dtype.itemsize
+        place = start
+        return unpickle(lambda key, *_: storages[key])
+    except CheckpointError:
+        raise
+    except Exception:  # a hostile file can raise anything at all
+        raise CheckpointError(f"{path}: is not a whole weight file (.safetensors, or .pt of torch.save)") from None
 
 
-def _rebuild_tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    if min((offset, *size, *stride), default=0) < 0:
-        raise ValueError("negative size")
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    if math.prod(size) and last >= len(storage):
-        raise ValueError("a tensor larger than its storage")
-    return storage.as_strided(size, stride, offset)
-
-
-_KNOWN = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch", "Size"): tuple,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _first,
-}
+# ── what the pickle held ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _flatten(root: Any, path: Path) -> State:
     """The state dict in whatever the file held: itself, a training checkpoint's, or a TorchScript module's."""
-    if isinstance(root, _ScriptObject):
-        state: State = {}
-        _walk(root, "", state)
+    state: State = {}
+    if isinstance(root, ScriptObject):
+        try:
+            _walk(root, "", state, iter(range(_ATTRIBUTE_LIMIT)))
+        except RecursionError:
+            raise CheckpointError(
+                f"{path}: holds a TorchScript module that contains itself, or no end of them"
+            ) from None
     else:
-        while isinstance(root, dict) and isinstance(root.get("state_dict"), dict):
-            root = root["state_dict"]
+        for _ in range(8):  # not for ever: a dict can hold itself
+            if isinstance(root, dict) and isinstance(root.get("state_dict"), dict):
+                root = root["state_dict"]
         state = root if isinstance(root, dict) else {}
     state = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if not state:
@@ -196,11 +198,14 @@ def _flatten(root: Any, path: Path) -> State:
     return state
 
 
-def _walk(module: _ScriptObject, prefix: str, state: State, depth: int = 0) -> None:
-    if depth > 32:
-        raise CheckpointError("a TorchScript module that contains itself")
+def _walk(module: ScriptObject, prefix: str, state: State, budget: Iterator[int]) -> None:
+    """Collects the tensors of a module and those in it. A module can be in many, so the work is what is bounded."""
+    if prefix.count(".") > 32 or len(prefix) > NAME_LIMIT:
+        raise RecursionError
     for name, value in module.attributes.items():
+        if next(budget, None) is None:
+            raise RecursionError
         if isinstance(value, Tensor):
-            state[prefix + str(name)] = value
-        elif isinstance(value, _ScriptObject):
-            _walk(value, f"{prefix}{name}.", state, depth + 1)
+            state[f"{prefix}{name}"] = value
+        elif isinstance(value, ScriptObject):
+            _walk(value, f"{prefix}{name}.", state, budget)
