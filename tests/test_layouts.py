@@ -90,13 +90,10 @@ def test_a_transformers_folder_gives_its_features(tmp_path: Path, activation: st
     same_features(ours.model, *transformers_features(theirs))
 
 
-@pytest.mark.parametrize("kind", ["vit", "resnet"])
-@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+@pytest.mark.parametrize(("kind", "activation"), [("vit", "quick_gelu"), ("vit", "gelu"), ("resnet", "quick_gelu")])
 def test_an_open_clip_folder_gives_its_features(tmp_path: Path, kind: str, activation: str) -> None:
     from safetensors.torch import save_file
 
-    if kind == "resnet" and activation == "gelu":
-        pytest.skip("a ResNet has no GELU in its image tower: the text tower's is tested with the ViT")
     theirs = open_clip_model(kind, activation)
     save_file({n: t.contiguous() for n, t in theirs.state_dict().items()}, tmp_path / "open_clip_model.safetensors")
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config_to_open_clip(tiny_config(kind, activation))))
