@@ -58,8 +58,8 @@ def export(
         file.writelines(f"{line}\n".encode() for line in (*_written(target), "", *_how_to_load(target, to)))
     if to is not Layout.transformers and encoder.tokenizer.vocab_size != _PUBLISHED_IDS:
         typer.echo(
-            f"note: this model has a vocabulary of its own ({encoder.tokenizer.vocab_size:,} tokens), which only the "
-            f"export to transformers carries; the tokenizer of {to} does not fit it",
+            f"note: this model has a vocabulary of its own ({encoder.tokenizer.vocab_size:,} tokens), which {to} does "
+            "not know: make token ids with Sightline's own, sightline.load(...).tokenizer, and not with its tokenizer",
             err=True,
         )
 
