@@ -38,9 +38,7 @@ class TrainConfig:
         flip: how often a training image is mirrored.
         freeze: a tower that does not learn.
         ema: the share of the old in each step of the weights' running average; 0 for none.
-        activation_checkpointing: compute activations again instead of keeping them.
-        evaluate: labelled Parquet files or class folders to measure zero-shot accuracy on.
-        checkpoint_every: steps between checkpoints (and evaluations).
+        checkpoint_every: steps between checkpoints.
         keep: how many checkpoints stay.
         workers: processes that decode, on each process of training.
         seed: of the weights, the order of the data, and its augmentation.
@@ -65,8 +63,6 @@ class TrainConfig:
     flip: float = 0.0
     freeze: Freeze = "none"
     ema: float = 0.0
-    activation_checkpointing: bool = False
-    evaluate: tuple[str, ...] = ()
     checkpoint_every: int = 500
     keep: int = 3
     workers: int = 2

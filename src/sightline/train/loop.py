@@ -198,7 +198,7 @@ def _claim(out: Path, config: TrainConfig, checkpoints: Checkpoints, resume: boo
         write_whole(file, settings.encode())
 
 
-_MAY_CHANGE = ("out", "workers", "keep", "checkpoint_every", "evaluate", "micro_batch_size")
+_MAY_CHANGE = ("out", "workers", "keep", "checkpoint_every", "micro_batch_size")
 
 
 def _starting_point(config: TrainConfig) -> Encoder:
