@@ -30,28 +30,24 @@ class ConfigError(SightlineError, ValueError):
     """A model configuration that does not describe a model."""
 
 
-class ImageError(SightlineError, ValueError):
+class _Refused(SightlineError, ValueError):
+    """Something from outside that is refused. `name` says which, `reason` why."""
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+    def __reduce__(self):
+        return type(self), (self.name, self.reason)
+
+
+class ImageError(_Refused):
     """An image that is refused. `name` says which, `reason` why."""
 
-    def __init__(self, name: str, reason: str):
-        super().__init__(f"{name}: {reason}")
-        self.name = name
-        self.reason = reason
 
-    def __reduce__(self):
-        return type(self), (self.name, self.reason)
-
-
-class DataError(SightlineError, ValueError):
+class DataError(_Refused):
     """Training data that is refused: a source, or one pair of it. `name` says which, `reason` why."""
-
-    def __init__(self, name: str, reason: str):
-        super().__init__(f"{name}: {reason}")
-        self.name = name
-        self.reason = reason
-
-    def __reduce__(self):
-        return type(self), (self.name, self.reason)
 
 
 class TextTooLongError(SightlineError, RuntimeError):

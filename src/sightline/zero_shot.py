@@ -61,10 +61,13 @@ class ZeroShotClassifier:
         filled = template_set(templates)
         if isinstance(background, str) or not background or not all(isinstance(prompt, str) for prompt in background):
             raise InvalidArgumentError(f"background must be a list of prompts, as ['a photo.'], not {background!r}")
-        weights = class_features(clip, [fill(filled, label) for label in names], progress=progress)
+        prompts: list[Sequence[str]] = [fill(filled, label) for label in names]
         if independent:
             # sigmoid(a − b) is the softmax of the pair (a, b): against one background, two classes are one direction.
-            weights = weights - class_features(clip, [background])
+            features = class_features(clip, [*prompts, background], progress=progress)
+            weights = features[:-1] - features[-1]
+        else:
+            weights = class_features(clip, prompts, progress=progress)
         intercept = np.zeros(len(names), np.float32)
         self._set(clip, names, np.float32(clip.scale) * weights, intercept, independent)
 
