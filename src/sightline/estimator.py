@@ -44,3 +44,21 @@ def share_of_right(predicted: np.ndarray, y: Any) -> float:
     if labels.shape != predicted.shape:
         raise InvalidArgumentError(f"there are labels of shape {labels.shape} for {len(predicted):,} features")
     return float((predicted == labels).mean())
+
+
+def classifier_tags(*, learns: bool, takes_text: bool = False) -> Any:
+    """What scikit-learn's tools ask about a classifier.
+
+    Args:
+        learns: whether `fit` has to be called first, and with labels.
+        takes_text: whether X may be strings, as paths are.
+    """
+    from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags  # type: ignore[import-untyped]
+
+    return Tags(
+        estimator_type="classifier",
+        target_tags=TargetTags(required=learns),
+        classifier_tags=ClassifierTags(),
+        input_tags=InputTags(string=takes_text),
+        requires_fit=learns,
+    )

@@ -12,7 +12,7 @@ import numpy as np
 
 from sightline.classifier_file import model_of, read_classifier, write_classifier
 from sightline.errors import CheckpointError, InvalidArgumentError
-from sightline.estimator import Estimator, share_of_right
+from sightline.estimator import Estimator, classifier_tags, share_of_right
 from sightline.feature_arrays import check_features, check_labels, check_same_classes, rows_by_class
 
 if TYPE_CHECKING:
@@ -184,19 +184,7 @@ class LinearProbe(Estimator):
         return f"LinearProbe({', '.join(f'{name}={value!r}' for name, value in self.get_params().items())})"
 
     def __sklearn_tags__(self) -> Any:
-        from sklearn.utils import (  # type: ignore[import-untyped]
-            ClassifierTags,
-            InputTags,
-            Tags,
-            TargetTags,
-        )
-
-        return Tags(
-            estimator_type="classifier",
-            target_tags=TargetTags(required=True),
-            classifier_tags=ClassifierTags(),
-            input_tags=InputTags(),
-        )
+        return classifier_tags(learns=True)
 
     # ── fitting ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from sightline.classifier_file import check_model, read_classifier, write_classifier
 from sightline.errors import CheckpointError, InvalidArgumentError
-from sightline.estimator import Estimator, share_of_right
+from sightline.estimator import Estimator, classifier_tags, share_of_right
 from sightline.feature_arrays import check_features, check_labels
 from sightline.files import write_whole
 from sightline.hub import cache_dir
@@ -242,20 +242,7 @@ class ZeroShotClassifier(Estimator):
         return True
 
     def __sklearn_tags__(self) -> Any:
-        from sklearn.utils import (  # type: ignore[import-untyped]
-            ClassifierTags,
-            InputTags,
-            Tags,
-            TargetTags,
-        )
-
-        return Tags(
-            estimator_type="classifier",
-            target_tags=TargetTags(required=False),
-            classifier_tags=ClassifierTags(),
-            input_tags=InputTags(string=True),
-            requires_fit=False,
-        )
+        return classifier_tags(learns=False, takes_text=True)
 
     def __repr__(self) -> str:
         return f"ZeroShotClassifier({self.clip!r}, {len(self.classes_)} labels, templates={self.templates!r:.60})"

@@ -31,7 +31,6 @@ __all__ = ["FILE", "Evaluation", "evaluate", "read_results"]
 
 Models = Sequence[tuple[str, Callable[[], Encoder]]]
 _RIGHT = "01-"  # of an image: wrong, right, could not be read
-_MEASURED_ALONE = {"zero-shot", "calibration", "retrieval", "bias"}  # tasks in which no training image has a part
 _LEAVES_OUT = (InvalidArgumentError, DataError, DownloadError, TowerNotLoadedError)  # a task, and not all the others
 
 
@@ -207,7 +206,7 @@ def _key(model: dict[str, Any], task: str, subject: Subject | None = None) -> st
     """
     asked = [FORMAT, sightline.__version__, task, model["fingerprint"], model["precision"], model["device"]]
     if subject is not None:
-        settings, training = subject.settings, None if task in _MEASURED_ALONE else subject.training
+        settings, training = subject.settings, subject.training if TASKS[task].learns else None
         asked += [subject.measured.identity(), "" if training is None else training.identity()]
         asked += [list(subject.data.class_names), list(subject.templates.templates), list(settings.labels)]
         asked += [settings.limit, settings.seed]

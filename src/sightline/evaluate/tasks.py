@@ -54,12 +54,14 @@ class Task(NamedTuple):
         lacking: says why it cannot be measured on a data set; nothing where it can.
         by_default: whether it is measured when no task is named.
         of_model: whether it is of the model alone, and measured once for all data sets.
+        learns: whether training images have a part in it.
     """
 
     measure: Callable[[Subject], Found]
     lacking: Callable[[DataSet, Settings], str | None]
     by_default: bool = True
     of_model: bool = False
+    learns: bool = True
 
 
 # ── accuracy ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -349,16 +351,16 @@ def _needs_nothing(data: DataSet, settings: Settings) -> str | None:
 
 
 TASKS = {
-    "zero-shot": Task(zero_shot, _needs_classes),
+    "zero-shot": Task(zero_shot, _needs_classes, learns=False),
     "probe": Task(probe, _needs_training),
     "probe-before-projection": Task(probe_before_projection, _needs_training, by_default=False),
     "k-nearest": Task(k_nearest, _needs_training),
     "few-shot": Task(few_shot, _needs_training),
     "prompts": Task(prompts, _needs_training),
-    "calibration": Task(calibration, _needs_classes),
+    "calibration": Task(calibration, _needs_classes, learns=False),
     "abstaining": Task(abstaining, _needs_known),
     "robustness": Task(robustness, _needs_classes),
-    "retrieval": Task(retrieval, _needs_captions),
-    "bias": Task(bias, _needs_labels, by_default=False),
+    "retrieval": Task(retrieval, _needs_captions, learns=False),
+    "bias": Task(bias, _needs_labels, by_default=False, learns=False),
     "efficiency": Task(efficiency, _needs_nothing, of_model=True),
 }
