@@ -242,6 +242,24 @@ def test_without_a_training_split_what_needs_one_is_left_out_and_said(
     assert set(rows(tmp_path, "zero-shot"))
 
 
+def test_a_class_name_longer_than_the_text_tower_takes_leaves_out_what_needs_names(
+    models: list[str], photos: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    data = tmp_path / "data"
+    shutil.copytree(photos, data)
+    for split in ("train", "test"):
+        (data / split / "ant").rename(data / split / "ant of ants".ljust(200, "x"))
+    said = run("--model", models[0], "--data", data, "--tasks", QUICK, "--out", tmp_path / "out", code=3)
+    assert "zero-shot, left out: text 0, 'a photo of a ant of ants" in said.stderr
+    assert [row["task"] for row in read_results(tmp_path / "out" / "results.json").left_out] == [
+        "zero-shot",
+        "calibration",
+    ]  # type: ignore[union-attr]
+    assert {task for task in QUICK.split(",") if rows(tmp_path / "out", task)} == {"probe", "k-nearest"}
+
+
 def test_an_image_that_cannot_be_read_is_left_out_counted_and_said(
     models: list[str], photos: Path, tmp_path: Path
 ) -> None:

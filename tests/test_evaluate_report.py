@@ -222,7 +222,7 @@ def test_another_page_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_numbers_are_said_as_a_reader_reads_them() -> None:
     assert [many(value) for value in (None, 950, 151_277_313, 4.4e9)] == ["–", "950", "151 M", "4.4 G"]
-    assert [p_value(value) for value in (0.0002, 0.034, 1.0)] == ["0.0002", "0.034", "1"]
+    assert [p_value(value) for value in (1e-9, 0.0002, 0.034, 1.0)] == ["&lt; 0.0001", "0.0002", "0.034", "1"]
     assert shots({"value": None, "low": 3.4, "high": None}, 16) == "over 16 <small>3.4 to over 16</small>"
     assert shots({"value": 0.0, "low": 0.0, "high": 0.0}, 16) == "under 1"
 

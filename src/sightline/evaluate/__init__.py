@@ -26,7 +26,8 @@
 | `comparisons` | which of several models is better, paired and after Holm |
 | `shifts` | sets of ImageNet's classes beside ImageNet, and strangers to it |
 | `found` | what a task finds, and the figures that all classifiers have |
-| `subject`, `tasks`, `run` | a model on a data set, what is measured of it, and the whole into `results.json` |
+| `subject`, `tasks`, `run` | a model on a data set, what is measured of it, and the whole |
+| `results` | all that was found, written to `results.json` and read again |
 | `report`, `sections`, `cells`, `plots` | `report.html`: the page, its parts, their tables and drawings |
 | `published` | what others printed of OpenAI's models, as data |
 """

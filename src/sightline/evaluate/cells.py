@@ -53,7 +53,7 @@ def shots(figure: Figure, most: int) -> str:
 def points(value: float) -> str:
     """A difference of shares, in per cent points."""
     said = f"{100 * value:+.1f}".replace("-", "−")
-    return said if value else said[1:]
+    return "0.0" if said[1:] == "0.0" else said
 
 
 def gain(figure: Figure | None) -> str:
@@ -64,6 +64,8 @@ def gain(figure: Figure | None) -> str:
 
 
 def p_value(value: float) -> str:
+    if value < 0.0001:
+        return "&lt; 0.0001"
     return f"{value:.2g}" if value >= 0.001 else f"{value:.4f}"
 
 

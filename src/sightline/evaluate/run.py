@@ -18,7 +18,13 @@ import numpy as np
 
 import sightline
 from sightline.encoder import Encoder
-from sightline.errors import DataError, DownloadError, InvalidArgumentError, TowerNotLoadedError
+from sightline.errors import (
+    DataError,
+    DownloadError,
+    InvalidArgumentError,
+    TextTooLongError,
+    TowerNotLoadedError,
+)
 from sightline.evaluate.comparisons import compare
 from sightline.evaluate.data_sets import DataSet
 from sightline.evaluate.results import FILE, FORMAT, Evaluation, alone_in, of, read_results, write_results
@@ -31,7 +37,13 @@ __all__ = ["FILE", "Evaluation", "evaluate", "read_results"]
 
 Models = Sequence[tuple[str, Callable[[], Encoder]]]
 _RIGHT = "01-"  # of an image: wrong, right, could not be read
-_LEAVES_OUT = (InvalidArgumentError, DataError, DownloadError, TowerNotLoadedError)  # a task, and not all the others
+_LEAVES_OUT = (
+    InvalidArgumentError,
+    TextTooLongError,
+    DataError,
+    DownloadError,
+    TowerNotLoadedError,
+)  # a task, and not all the others
 
 
 def evaluate(

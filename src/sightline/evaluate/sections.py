@@ -71,8 +71,9 @@ def differences(found: Evaluation) -> str:
         who = who if row["value"] else f"{first} and {second}, as often right"
         cells = numbers((gain(row), p_value(row["p_value"]), p_value(row["adjusted"])))
         rows.append((row["data"], f"<td>{CLASSIFIERS.get(row['task'], row['task'])}</td><td>{who}</td>{cells}"))
+    made = "One comparison was" if len(rows) == 1 else f"{len(rows)} comparisons were"
     said = (
-        f"In points of top-1 accuracy, on the same images, with 95% intervals. {len(rows)} comparisons were made; p "
+        f"In points of top-1 accuracy, on the same images, with 95% intervals. {made} made; p "
         f"after Holm holds for all of them together. Bold where that is below {LEVEL:g}; what is not bold may be "
         "chance."
     )
