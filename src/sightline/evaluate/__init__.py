@@ -28,7 +28,7 @@
 | `found` | what a task finds, and the figures that all classifiers have |
 | `subject`, `tasks`, `run` | a model on a data set, what is measured of it, and the whole |
 | `results` | all that was found, written to `results.json` and read again |
-| `report`, `sections`, `cells`, `plots` | `report.html`: the page, its parts, their tables and drawings |
+| `report`, `sections`, `standing`, `cells`, `plots` | `report.html`: the page, its parts, their tables and drawings |
 | `published` | what others printed of OpenAI's models, as data |
 """
 

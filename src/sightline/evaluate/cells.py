@@ -117,6 +117,11 @@ def note(said: str) -> str:
     return f"<p class='note'>{text(said)}</p>"
 
 
+def explained(html: str, said: str) -> str:
+    """A section's HTML and how to read it; nothing without the first."""
+    return html + note(said) if html else ""
+
+
 def drawn(drawings: Iterable[Drawing | None], kind: str = "narrow") -> str:
     """Drawings side by side: "narrow", "wide" or "whole"."""
     figures = [_figure(each) for each in drawings if each is not None]

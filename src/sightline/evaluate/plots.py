@@ -267,13 +267,13 @@ def _per_class(table: dict[str, Any]) -> np.ndarray:
 
 
 def _name(axes: "Axes", points: dict[str, tuple[float, float]]) -> None:
-    """Names beside points, one above another where they would overlap."""
+    """Names to the left of points, as probes lie to the right; one above another where they would overlap."""
     low, high = axes.get_ylim()
     height, last = (high - low) * 0.05, -np.inf
     for name, (x, y) in sorted(points.items(), key=lambda each: each[1][1]):
         last = max(y, last + height)
         said = printable_name(shortened(name))
-        axes.annotate(said, (x, last), (8, -3), textcoords="offset points", fontsize=8, color=_MUTED)
+        axes.annotate(said, (x, last), (-8, -3), textcoords="offset points", ha="right", fontsize=8, color=_MUTED)
 
 
 def _with_ties(names: list[str], mean: np.ndarray, i: int) -> str:

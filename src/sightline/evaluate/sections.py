@@ -10,12 +10,12 @@ from sightline.evaluate.cells import (
     brief,
     decimal,
     drawn,
+    explained,
     gain,
     grouped,
     key,
     many,
     matrix,
-    note,
     numbers,
     p_value,
     points,
@@ -28,18 +28,11 @@ from sightline.evaluate.cells import (
 )
 from sightline.evaluate.comparisons import LEVEL, Comparison, best
 from sightline.evaluate.plots import Drawing
-from sightline.evaluate.published import published_results
 from sightline.evaluate.robustness import logit_fit, on_the_line
 from sightline.evaluate.run import Evaluation
 from sightline.evaluate.shifts import resnet_101
+from sightline.evaluate.standing import CLASSIFIERS, published, taught
 from sightline.page import LINES
-
-CLASSIFIERS = {
-    "zero-shot": "zero-shot",
-    "probe": "linear probe",
-    "probe-before-projection": "linear probe, before the projection",
-    "k-nearest": "k nearest images",
-}
 
 
 def accuracy(found: Evaluation) -> str:
@@ -59,7 +52,7 @@ def accuracy(found: Evaluation) -> str:
             f" Bold is better than every other model, at {LEVEL:.0%} after Holm’s correction, on the same images. "
             "Top-1 alone is compared: a mean per class is never bold."
         )
-    return _with(table(("data set", "classifier", "measure"), found.models, grouped(rows)), said)
+    return explained(table(("data set", "classifier", "measure"), found.models, grouped(rows)), said + taught(found))
 
 
 def differences(found: Evaluation) -> str:
@@ -78,39 +71,7 @@ def differences(found: Evaluation) -> str:
         "chance."
     )
     columns = ("points of accuracy", "p", "p after Holm")
-    return _with(table(("data set", "classifier", "which"), columns, grouped(rows)), said)
-
-
-def published(found: Evaluation) -> str:
-    """The models that were measured among those whose figures somebody printed, the best first."""
-    cards, sources = [], dict[str, None]()
-    for data in found.data:
-        for task, theirs in (("zero-shot", "zero-shot"), ("probe-before-projection", "linear-probe")):
-            printed = [each for each in published_results(data_set=data) if each.task == theirs]
-            for measure in dict.fromkeys(each.measure for each in printed):
-                ours = {model: found.figures(model, data, task).get(measure) for model in found.models}
-                known = {each.model: each for each in reversed(printed) if each.measure == measure}
-                standing = [(model, figure, True) for model, figure in ours.items() if figure]
-                if standing:
-                    standing += [(model, {"value": each.value}, False) for model, each in known.items()]
-                    sources |= dict.fromkeys(each.source for each in known.values())
-                    standing.sort(key=lambda each: -each[1]["value"])
-                    cards.append(_standing(f"{data}, {CLASSIFIERS[task]}, {measure}", standing))
-    said = (
-        "The models that were measured among published ones. Published figures are of whole test sets, with the class "
-        "names, prompts and preparation of whoever measured, and without intervals: a point more or less says little. "
-        "From: "
-    ) + "; ".join(sources)
-    return _with(f"<div class='narrow'>{''.join(cards)}</div>" if cards else "", said)
-
-
-def _standing(title: str, standing: list[tuple[str, dict[str, Any], bool]]) -> str:
-    lines = []
-    for name, figure, ours in standing:
-        who = f"<b>{text(name)}</b>" if ours else text(name)
-        bar = f"<span{' class=ours' if ours else ''} style='width:{100 * figure['value']:.1f}%'></span>"
-        lines.append(f"<tr><td>{who}</td><td class='bar'>{bar}</td>{numbers((share(figure),))}</tr>")
-    return f"<figure><figcaption>{text(title)}</figcaption><table class='dense'>{''.join(lines)}</table></figure>"
+    return explained(table(("data set", "classifier", "which"), columns, grouped(rows)), said)
 
 
 def few_shot(found: Evaluation) -> str:
@@ -123,9 +84,9 @@ def few_shot(found: Evaluation) -> str:
         "and 7). The band of the curve goes from the worst of ten draws of those images to the best, its points are "
         "the means; the band of zero-shot is the 95% interval of the measured images."
     )
-    columns = ("labelled images of each class that equal zero-shot",)
+    columns = ("images of each class that equal it",)
     marks = (("probe on labelled images", "line"), ("zero-shot, from words alone", "dashed"))
-    return _with(_drawn(found, plots.few_shot, marks) + table(("data set", "model"), columns, grouped(rows)), said)
+    return explained(_drawn(found, plots.few_shot, marks) + table(("data set", "model"), columns, grouped(rows)), said)
 
 
 def calibration(found: Evaluation) -> str:
@@ -140,7 +101,9 @@ def calibration(found: Evaluation) -> str:
     )
     columns = ("calibration error", "mean confidence")
     marks = (("accuracy of a bin, with its 95% interval", "point"), ("right as often as sure", "dotted"))
-    return _with(_drawn(found, plots.reliability, marks) + table(("data set", "model"), columns, grouped(rows)), said)
+    return explained(
+        _drawn(found, plots.reliability, marks) + table(("data set", "model"), columns, grouped(rows)), said
+    )
 
 
 def abstaining(found: Evaluation) -> str:
@@ -156,7 +119,7 @@ def abstaining(found: Evaluation) -> str:
     )
     columns = ("answered, meant to err in 5%", "of these right", "strangers, AUROC")
     marks = (("accuracy of the answers", "line"), ("threshold chosen on training images", "point"))
-    return _with(_drawn(found, plots.coverage, marks) + table(("data set", "model"), columns, grouped(rows)), said)
+    return explained(_drawn(found, plots.coverage, marks) + table(("data set", "model"), columns, grouped(rows)), said)
 
 
 def classes(found: Evaluation) -> str:
@@ -164,7 +127,7 @@ def classes(found: Evaluation) -> str:
         "Zero-shot. They are picked for being extreme: on other images most of them would lie nearer the middle. Of "
         "classes that tie for a place the first in the list is shown."
     )
-    return _with(_drawn(found, plots.classes, (("right, with its 95% interval", "point"),)), said)
+    return explained(_drawn(found, plots.classes, (("right, with its 95% interval", "point"),)), said)
 
 
 def confusion(found: Evaluation) -> str:
@@ -188,7 +151,7 @@ def confusion(found: Evaluation) -> str:
         "at the left, in % of it, by the class that they are taken for. What a class is taken for beyond these is not "
         "shown."
     )
-    return _with(f"<div class='wide'>{''.join(parts)}</div>" if parts else "", said)
+    return explained(f"<div class='wide'>{''.join(parts)}</div>" if parts else "", said)
 
 
 def robustness(found: Evaluation) -> str:
@@ -217,7 +180,7 @@ def robustness(found: Evaluation) -> str:
     html += table(("data set", "model", "classifier"), columns, grouped(rows))
     marks = (("zero-shot", "point"), ("probe", "ring"), ("nothing lost", "dotted"))
     scatter = key(_lines(found), marks) + drawn([plots.effective(found)], "wide") if html else ""
-    return _with(html + scatter, said)
+    return explained(html + scatter, said)
 
 
 def _probes_line(found: Evaluation, data: str) -> tuple[float, float] | None:
@@ -258,7 +221,7 @@ def shifts(found: Evaluation) -> str:
         "difference of the drops, and stands for effective robustness (Taori et al. 2020) best near its 76.2%."
     )
     columns = ("top-1", "imagenet, same classes", "over ResNet-101")
-    return _with(table(("data set", "model"), columns, grouped(rows)), said)
+    return explained(table(("data set", "model"), columns, grouped(rows)), said)
 
 
 def retrieval(found: Evaluation) -> str:
@@ -269,7 +232,9 @@ def retrieval(found: Evaluation) -> str:
             of = f"{whole['images']:,} images, {whole['captions']:,} captions"
             rows.append((data, words((model, way.replace("-", " "), of)) + cells))
     said = "How often the right caption of an image, or the right image of a caption, is among the nearest 1, 5 or 10."
-    return _with(table(("data set", "model", "way", "of"), [f"recall@{k}" for k in (1, 5, 10)], grouped(rows)), said)
+    return explained(
+        table(("data set", "model", "way", "of"), [f"recall@{k}" for k in (1, 5, 10)], grouped(rows)), said
+    )
 
 
 def prompts(found: Evaluation) -> str:
@@ -284,7 +249,7 @@ def prompts(found: Evaluation) -> str:
         "measured images, which had no part in it."
     )
     columns = ("chosen", "the first alone", "the chosen", "all")
-    return _with(table(("data set", "model"), columns, grouped(rows)), said) + "".join(lists)
+    return explained(table(("data set", "model"), columns, grouped(rows)), said) + "".join(lists)
 
 
 def bias(found: Evaluation) -> str:
@@ -302,7 +267,7 @@ def bias(found: Evaluation) -> str:
         )
     guidance = "".join(f"<li>{text(line)}</li>" for line in GUIDANCE)
     said = "How often each label is the best one in each group. Small groups have a gap by chance: it is never below 0."
-    return _with("".join(parts), said) + (f"<ul>{guidance}</ul>" if parts else "")
+    return explained("".join(parts), said) + (f"<ul>{guidance}</ul>" if parts else "")
 
 
 def efficiency(found: Evaluation) -> str:
@@ -323,11 +288,12 @@ def efficiency(found: Evaluation) -> str:
     )
     said = (
         "Of the models alone, on this machine while this ran: reading and preparing images is not in it. A multiply "
-        "and an add are two FLOPs. Area in the drawing: parameters of the image tower."
+        "and an add are two FLOPs."
     )
     drawing = plots.efficiency(found, _mean_accuracy(found)) if lines else None
+    said += " Area in the drawing: parameters of the image tower." if drawing else ""
     shown = key(_lines(found)) + drawn([drawing], "wide") if drawing else ""
-    return _with(shown + table(("model",), columns, lines), said)
+    return explained(shown + table(("model",), columns, lines), said)
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Evaluation], str]]] = {
@@ -371,11 +337,6 @@ def _drawn(
 def _lines(found: Evaluation) -> dict[str, int]:
     """The number of each model's line colour."""
     return {model: 1 + LINES.index(plots.colour_of(found, model)) for model in found.models}
-
-
-def _with(html: str, said: str) -> str:
-    """A section's HTML and how to read it; nothing without the first."""
-    return html + note(said) if html else ""
 
 
 def _ends(value: float, low: float, high: float) -> dict[str, float]:
