@@ -16,7 +16,8 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from sightline.server.app import create_app
-from sightline.server.limits import PROTOCOL, Guard
+from sightline.server.limits import Guard
+from sightline.server.protocol import Protocol
 from sightline.server.settings import Settings
 from tiny import small_vocabulary
 
@@ -58,7 +59,7 @@ def running(app: FastAPI) -> Iterator[str]:
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
     listening.listen(128)
-    server = uvicorn.Server(uvicorn.Config(app, http=PROTOCOL, log_config=None, ws="none", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(app, http=Protocol, log_config=None, ws="none", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     try:

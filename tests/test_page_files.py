@@ -101,14 +101,20 @@ def test_ids_are_unique_and_what_is_referred_to_is_there() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read_in_light_and_in_dark(scheme: str) -> None:
+def test_text_can_be_read_and_fields_be_seen_in_light_and_in_dark(scheme: str) -> None:
     light, dark = re.findall(r":root \{(.*?)\}", FILES["style.css"], re.S)
     colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", light if scheme == "light" else dark))
     assert (luminance(colours["page"]) < 0.1) == (scheme == "dark")
     pairs = [(ink, paper) for ink in ("ink", "muted", "sure", "wrong", "accent") for paper in ("page", "card")]
     for ink, paper in [*pairs, ("on-accent", "accent"), ("wrong", "wrong-tint"), ("ink", "tint"), ("muted", "track")]:
-        low, high = sorted((luminance(colours[ink]), luminance(colours[paper])))
-        assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, paper)  # WCAG 2.2, 1.4.3
+        assert contrast(colours[ink], colours[paper]) >= 4.5, (ink, paper)  # WCAG 2.2, 1.4.3
+    for paper in ("page", "card"):
+        assert contrast(colours["rim"], colours[paper]) >= 3, paper  # 1.4.11
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
 
 
 def luminance(colour: str) -> float:

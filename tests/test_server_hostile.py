@@ -2,17 +2,23 @@
 
 import io
 import json
+import struct
+import threading
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
+from pydantic import ValidationError
 
 from serving import JSON, client, data_uri, guard_of, photo
 from sightline.errors import InvalidArgumentError
+from sightline.server import reading
 from sightline.server.errors import ApiError
 from sightline.server.limits import check_json
+from sightline.server.schemas import EmbeddingsRequest
 from sightline.server.settings import Settings
 
 
@@ -41,6 +47,14 @@ def bomb() -> bytes:
     return file.getvalue()
 
 
+def head_of(width: int, height: int) -> bytes:
+    """A PNG that says how large it is, and ends there."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"IDAT"
+    chunks = [struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (head, data)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
 def test_an_image_of_one_pixel_is_an_image(api: TestClient) -> None:
     reply = api.post("/v1/embeddings", json={"input": data_uri(photo(size=(1, 1), format="PNG"))})
     assert (reply.status_code, len(reply.json()["data"])) == (200, 1)
@@ -57,6 +71,7 @@ def test_an_image_of_one_pixel_is_an_image(api: TestClient) -> None:
         pytest.param(b"", "not an image", id="empty"),
         pytest.param(b"<svg onload=alert(1)>", "not an image", id="SVG"),
         pytest.param(bomb(), "more than 50,000,000 pixels", id="bomb"),
+        pytest.param(head_of(60_000, 60_000), "more than 50,000,000 pixels", id="beyond what Pillow opens"),
     ],
 )
 def test_an_image_that_cannot_be_is_refused_and_named(api: TestClient, file: bytes, says: str) -> None:
@@ -73,6 +88,7 @@ def test_an_image_that_cannot_be_is_refused_and_named(api: TestClient, file: byt
         pytest.param(b"[" * 200_000, 413, "json_too_deep", id="deep lists"),
         pytest.param(b'{"a":' * 200_000, 413, "json_too_deep", id="deep objects"),
         pytest.param(b'{"input": [' + b"0," * 300_000 + b"0]}", 413, "json_too_long", id="many values"),
+        pytest.param(json.dumps(dict.fromkeys(map(str, range(10_001)))).encode(), 413, "json_too_long", id="many keys"),
         pytest.param(b'{"input": ' + b'"a"' + b" " * 60_000_000 + b"}", 413, "too_large", id="60 MB"),
         pytest.param(b'{"input": "a", "dimensions": NaN}', 422, "invalid_json", id="NaN"),
         pytest.param(b'{"input": "a", "dimensions": -Infinity}', 422, "invalid_json", id="infinity"),
@@ -83,6 +99,8 @@ def test_an_image_that_cannot_be_is_refused_and_named(api: TestClient, file: byt
         pytest.param('{"input": "a"}'.encode("utf-16"), 422, "invalid_json", id="UTF-16"),
         pytest.param(b'{"input": "\\ud800"}', 422, "invalid_json", id="half a surrogate pair"),
         pytest.param(b'{"\\ud800": 1}', 422, "invalid_json", id="half a surrogate pair as a key"),
+        pytest.param(b'{"input": "a", "model": null, "input": "b"}', 422, "duplicate_key", id="a key twice"),
+        pytest.param(b'{"input": [{"type": "text", "text": "a", "type": 1}]}', 422, "duplicate_key", id="deeper"),
         pytest.param(b"", 422, "invalid_json", id="empty"),
         pytest.param(b"null", 422, "invalid_value", id="null"),
         pytest.param(b'"[[[[[["', 422, "invalid_value", id="brackets in a string"),
@@ -139,11 +157,66 @@ def test_what_makes_no_sense_is_refused(api: TestClient, path: str, request_: di
     refused(api, 422, code, path, json=request_)
 
 
-def test_errors_name_the_place(api: TestClient) -> None:
-    assert refused(api, 422, "invalid_value", json={"input": ["a", 5]})["param"] == "input[1]"
-    sets = {"colour": {"labels": ["red", ""]}}
-    error = refused(api, 422, "nothing_given", "classify", json={"images": ["x"], "label_sets": sets})
-    assert error["param"] == "label_sets.colour.labels[1]"
+LONG = "cat " * 100
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "param"),
+    [
+        ("embeddings", {"input": ["a", 5]}, "input[1]"),
+        ("embeddings", {"input": "a", "messages": []}, "messages"),
+        ("embeddings", {"input": ["a", LONG]}, "input[1]"),
+        ("embeddings", {"input": "a", "model": "other"}, "model"),
+        ("embeddings", {"input": "a", "inpt": "a"}, "inpt"),
+        ("classify", {"images": [data_uri(photo())], "labels": ["a", LONG]}, "labels[1]"),
+        ("classify", {"images": ["x"], "labels": ["a"], "templates": "no such set"}, "templates"),
+        ("classify", {"images": ["x"], "labels": ["a"], "templates": ["{}", " "]}, "templates[1]"),
+        ("classify", {"images": ["x"], "label_sets": {"of": {"labels": ["red", ""]}}}, "label_sets.of.labels[1]"),
+        ("classify", {"images": ["x"], "label_sets": {"labels": {"labels": []}}}, "label_sets.labels.labels"),
+        ("classify", {"images": ["x"], "label_sets": {"of": {"labels": ["a"], "templates": "b"}}},
+         "label_sets.of.templates"),
+        ("classify", {"images": [data_uri(photo())], "label_sets": {"of": {"labels": [LONG]}}},
+         "label_sets.of.labels[0]"),
+        ("rank", {}, "text"),
+        ("rank", {"image": data_uri(photo()), "texts": ["a", LONG]}, "texts[1]"),
+        ("explain", {"image": data_uri(photo()), "texts": [LONG]}, "texts"),
+        ("explain", {"image": data_uri(head_of(60_000, 60_000)), "texts": ["a"]}, "image"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_place(api: TestClient, path: str, request_: dict[str, Any], param: str) -> None:
+    error = api.post(f"/v1/{path}", json=request_).json()["error"]
+    assert error["param"] == param, error
+
+
+def test_what_is_given_twice_is_named(api: TestClient) -> None:
+    request = b'{"images": [], "labels": ["a"], "top_k": 1, "top_k": 2}'
+    assert refused(api, 422, "duplicate_key", "classify", content=request, headers=JSON)["param"] == "top_k"
+    files = [("file", ("a", photo()))]
+    error = refused(api, 422, "duplicate_key", "classify", files=files, data={"labels": ["a", "b"], "top_k": [1, 2]})
+    assert error["param"] == "top_k"
+    sets = '{"a": {"labels": ["x"]}, "a": {"labels": ["y"]}}'
+    assert refused(api, 422, "duplicate_key", "classify", files=files, data={"label_sets": sets})["param"] == "a"
+
+
+def test_of_many_faults_one_is_looked_for() -> None:
+    for request in ({"input": [0] * 1000}, {"messages": [{"content": [{}] * 1000}] * 10}):
+        with pytest.raises(ValidationError) as found:
+            EmbeddingsRequest.model_validate(request)
+        assert found.value.error_count() < 10
+
+
+def test_a_large_form_is_parsed_beside_the_event_loop(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+    parse = reading._Form.parse
+
+    async def noted(form: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return await parse(form)
+
+    monkeypatch.setattr(reading._Form, "parse", noted)
+    for size in (10, 100_000):
+        assert api.post("/v1/classify", files=[("file", ("a", b"x" * size))], data={"labels": "a"}).status_code == 422
+    assert [name.startswith("work") for name in threads] == [False, True]
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/xml", ""])
@@ -171,12 +244,56 @@ def test_a_name_of_another_site_and_its_pages_are_not_answered(api: TestClient) 
         assert api.get("/v1/models", headers={"host": host}).json()["error"]["code"] == "host_not_allowed"
     for host in ("localhost:8000", "127.0.0.1", "[::1]:80", "LOCALHOST"):
         assert api.get("/v1/models", headers={"host": host}).status_code == 200
+    twice = api.get("/v1/models", headers=[("host", "localhost"), ("host", "evil.example")])
+    assert (twice.status_code, twice.json()["error"]["code"]) == (400, "invalid_http")
     for origin in ("http://evil.example", "null", "http://["):
         assert api.get("/v1/models", headers={"origin": origin}).json()["error"]["code"] == "origin_not_allowed"
+    for origin in ("https://localhost", "ftp://localhost", "http://localhost:81"):
+        assert api.get("/v1/models", headers={"origin": origin}).status_code == 403
     own = api.get("/v1/models", headers={"origin": "http://localhost"})
     assert own.status_code == 200
     assert not [name for name in own.headers if name.startswith("access-control")]
     assert "default-src 'none'" in own.headers["content-security-policy"]
+
+
+def test_what_a_browser_says_of_its_page_is_believed(api: TestClient) -> None:
+    for site, mode, path, status in (
+        ("cross-site", "no-cors", "/v1/models", 403),
+        ("cross-site", "navigate", "/v1/models", 403),
+        ("same-site", "cors", "/v1/models", 403),  # another port of this machine
+        ("cross-site", "no-cors", "/metrics", 403),
+        ("cross-site", "no-cors", "/", 403),
+        ("cross-site", "navigate", "/", 200),  # a link to our page
+        ("same-origin", "cors", "/v1/models", 200),
+        ("none", "navigate", "/v1/models", 200),  # typed into the address bar
+    ):
+        reply = api.get(path, headers={"sec-fetch-site": site, "sec-fetch-mode": mode})
+        assert reply.status_code == status, (site, mode, path)
+    behind_tls = {"sec-fetch-site": "same-origin", "origin": "https://localhost"}
+    assert api.get("/v1/models", headers=behind_tls).status_code == 200
+    assert api.get("/v1/models", headers={**behind_tls, "origin": "https://evil.example"}).status_code == 403
+
+
+def test_a_method_that_is_none_is_told_which_there_are(api: TestClient) -> None:
+    for method, path, allowed in (
+        ("GET", "/v1/embeddings", "POST"),
+        ("HEAD", "/v1/embeddings", "POST"),
+        ("DELETE", "/health", "GET, HEAD"),
+        ("PUT", "/", "GET, HEAD"),
+    ):
+        reply = api.request(method, path)
+        assert (reply.status_code, reply.headers["allow"]) == (405, allowed)
+        if method != "HEAD":
+            assert reply.json()["error"]["code"] == "http_405"
+            assert allowed in reply.json()["error"]["message"]
+
+
+def test_what_answers_get_answers_head(api: TestClient) -> None:
+    for path in ("/", "/health", "/ready", "/metrics", "/v1/models", "/openapi.json", "/static/index.html"):
+        reply = api.head(path)
+        assert (reply.status_code, reply.content) == (200, b"")
+        assert reply.headers["content-type"] == api.get(path).headers["content-type"]
+    assert api.head("/nowhere").status_code == 404
 
 
 def test_without_the_key_nothing_but_health_is_told() -> None:

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -115,6 +116,17 @@ def test_a_slow_client_is_told_so_and_keeps_nobody_waiting() -> None:
         assert embed(address, 1)[0] == 200
 
 
+def test_a_body_that_drips_has_no_more_time_than_any() -> None:
+    with served(body_seconds=0.4) as (address, _):
+        with closing(begin(address, "Content-Type: application/json\r\nContent-Length: 10000\r\n\r\n")) as slow:
+            for _ in range(100):
+                if select.select([slow], [], [], 0.02)[0]:
+                    break
+                slow.sendall(b" ")
+            assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+        assert embed(address)[0] == 200
+
+
 def test_a_head_without_end_is_refused() -> None:
     with served() as (address, _):
         with closing(begin(address, "X: " + "a" * 2**17)) as endless:
@@ -176,7 +188,7 @@ def test_an_image_for_a_full_queue_is_refused_before_it_is_parsed_and_its_connec
             first = clients.submit(embed, address)
             gate.reached.wait(10)
             with closing(http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)) as connection:
-                for body, status in ((b'{"input": "data:image/', 429), (b'{"input": "a text"}', 200)):
+                for body, status in ((b'{"input": "data:image/', 429), (b'{"input": ""}', 422)):
                     connection.request("POST", "/v1/embeddings", body, JSON)
                     reply = connection.getresponse()
                     assert reply.status == status, reply.read()
@@ -282,7 +294,7 @@ def test_wrong_usage_is_one_line(model: str, arguments: list[str], says: str) ->
 
 def test_who_serves_other_machines_is_told_to_take_a_key(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[FastAPI] = []
-    monkeypatch.setattr(serve, "_run", lambda app, listening, address: made.append(app))
+    monkeypatch.setattr(serve, "_run", lambda app, listening, host: made.append(app))
     public = ["serve", "--model", model, "--port", "0", "--host", "0.0.0.0"]
     assert "SIGHTLINE_API_KEY" in CliRunner().invoke(commands, public).output
     assert "SIGHTLINE_API_KEY" not in CliRunner().invoke(commands, [*public, "--api-key", "key"]).output

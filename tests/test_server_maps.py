@@ -21,10 +21,12 @@ from sightline.errors import MissingExtraError
 from sightline.explain import heat_map
 from sightline.heat_picture import HOTTEST, overlay
 from sightline.images import read_image
+from sightline.index.catalogue import Catalogue
 from sightline.index.image_index import ImageIndex
 from sightline.map import Projection
-from sightline.map.library_map import make_map
+from sightline.map.library_map import LibraryMap, make_map
 from sightline.server.app import create_app
+from sightline.server.map_process import MapProcess
 
 pytest.importorskip("sklearn")
 Served = tuple[TestClient, ImageIndex]
@@ -46,7 +48,8 @@ def served(index: ImageIndex) -> Iterator[Served]:
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Served]:
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    monkeypatch.setattr(mapping, "MapProcess", InThisProcess)  # another one takes seconds to import scikit-learn
     with ImageIndex.open(tmp_path / "index", counting_encoder()[0]) as made:
         made.update(draw_folder(tmp_path / "photos", 5))
         with TestClient(create_app(made.clip, index=made.folder), base_url="http://localhost") as api:
@@ -60,20 +63,28 @@ def the_map(api: TestClient) -> dict[str, Any]:
     return reply.json()
 
 
-class Counted:
-    """In the place of `make_map`: waits until it may go on, counts, and fails where it is told to."""
+class InThisProcess(MapProcess):
+    def __call__(self, projection: Projection) -> LibraryMap:
+        with Catalogue.open(self._folder) as catalogue:
+            return make_map(catalogue, lambda: self._clip, projection)
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *errors: Exception):
+
+class Counted:
+    """In the place of `MapProcess`: waits until it may go on, counts, and fails where it is told to."""
+
+    def __init__(self, api: TestClient, *errors: Exception):
         self.calls, self.errors = 0, list(errors)
         self.go_on = threading.Event()
-        monkeypatch.setattr(mapping, "make_map", self)
+        maker = api.app.state.map_maker  # type: ignore[attr-defined]
+        self.make, self.close = maker.make, maker.make.close
+        maker.make = self
 
-    def __call__(self, *given: Any) -> Any:
+    def __call__(self, projection: Projection) -> Any:
         self.calls += 1
         self.go_on.wait(10)
         if self.errors:
             raise self.errors.pop(0)
-        return make_map(*given)
+        return self.make(projection)
 
 
 # ── the map ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -95,7 +106,7 @@ def test_the_map_is_the_librarys(served: Served) -> None:
 
 def test_the_map_is_made_once_in_the_background(own: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     api, _ = own
-    counted = Counted(monkeypatch)
+    counted = Counted(api)
     for _ in range(3):
         reply = api.get("/v1/map")
         assert (reply.status_code, reply.json()) == (202, {"object": "map", "status": "computing"})
@@ -115,7 +126,7 @@ def test_a_map_of_photos_that_have_changed_is_made_anew_and_the_old_one_answers(
     assert index.root is not None
     draw(index.root / "new.jpg", 70)
     index.update()
-    counted = Counted(monkeypatch)
+    counted = Counted(api)
     assert len(the_map(api)["points"]) == 5
     assert counted.calls == 0  # it is too soon
     monkeypatch.setattr(mapping, "_AGAIN", 0.0)
@@ -129,7 +140,7 @@ def test_a_map_of_photos_that_have_changed_is_made_anew_and_the_old_one_answers(
 
 def test_what_a_map_fails_with_is_said_once_and_tried_again(own: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     api, index = own
-    counted = Counted(monkeypatch, MissingExtraError("a map", "map"), RuntimeError(f"in {index.folder}"))
+    counted = Counted(api, MissingExtraError("a map", "map"), RuntimeError(f"in {index.folder}"))
     counted.go_on.set()
     for status, code in ((501, "missing_extra"), (500, "internal_error")):
         assert api.get("/v1/map").status_code == 202
@@ -137,6 +148,19 @@ def test_what_a_map_fails_with_is_said_once_and_tried_again(own: Served, monkeyp
         assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
         assert str(index.folder) not in reply.text
     assert len(the_map(api)["points"]) == 5
+
+
+def test_a_map_whose_process_is_killed_fails_and_the_server_goes_on(index: ImageIndex) -> None:
+    with TestClient(create_app(index.clip, index=index.folder), base_url="http://localhost") as api:
+        assert api.get("/v1/map").status_code == 202
+        making = api.app.state.map_maker.make  # type: ignore[attr-defined]
+        wait_until(lambda: making._process is not None)
+        first = making._process
+        making.close()
+        assert wait_for_other(api).status_code == 500
+        assert api.get("/v1/map").status_code == 202  # and it is tried again
+        wait_until(lambda: making._process is not first)
+    assert making._process.wait(10) is not None  # no process outlives its server
 
 
 def wait_for_other(api: TestClient) -> Any:

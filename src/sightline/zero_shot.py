@@ -90,16 +90,20 @@ class ZeroShotClassifier(Estimator):
     def coef_(self) -> np.ndarray:
         prompts = self._prompts()
         if self.independent:
-            # sigmoid(a − b) is the softmax of the pair (a, b): against one background, two classes are one direction.
             features = class_features(self.clip, [*prompts, self.background], progress=self.progress)
-            weights = features[:-1] - features[-1]
-        else:
-            weights = class_features(self.clip, prompts, progress=self.progress)
-        return np.ascontiguousarray(np.float32(self.clip.scale) * weights)
+            return self._weights(features[:-1], features[-1])
+        return self._weights(class_features(self.clip, prompts, progress=self.progress))
 
     @cached_property
     def intercept_(self) -> np.ndarray:
         return np.zeros(len(self.classes_), np.float32)
+
+    def _weights(self, classes: np.ndarray, background: np.ndarray | None = None) -> np.ndarray:
+        """`coef_` of unit class features (n_classes, embed_dim), with `independent` against that of the background."""
+        if self.independent:
+            # sigmoid(a − b) is the softmax of the pair (a, b): against one background, two classes are one direction.
+            classes = classes - background
+        return np.ascontiguousarray(np.float32(self.clip.scale) * classes)
 
     def _prompts(self) -> list[Sequence[str]]:
         labels = _check_labels(self.labels)
@@ -228,6 +232,20 @@ class ZeroShotClassifier(Estimator):
         classifier.clip, classifier.labels, classifier.templates = clip, saved.labels, None
         classifier.independent, classifier.background, classifier.progress = saved.independent, BACKGROUND, None
         classifier.coef_, classifier.intercept_ = np.ascontiguousarray(saved.coef), saved.intercept
+        return classifier
+
+    @classmethod
+    def from_features(
+        cls, clip: "Encoder", labels: Sequence[str], classes: np.ndarray, background: np.ndarray, *, independent: bool
+    ) -> "ZeroShotClassifier":
+        """Of unit class features (n_classes, embed_dim), and the background's (embed_dim,), that are known already.
+
+        Its `templates` are None, as its weights are not made here.
+        """
+        classifier = cls.__new__(cls)
+        classifier.clip, classifier.labels, classifier.templates = clip, labels, None
+        classifier.independent, classifier.background, classifier.progress = independent, BACKGROUND, None
+        classifier.coef_ = classifier._weights(classes, background)
         return classifier
 
     # ── what else scikit-learn asks of an estimator ──────────────────────────────────────────────────────────────────

@@ -1,6 +1,7 @@
 """`sightline serve`: a model, and the photos of a folder where one is given, behind HTTP."""
 
 import ipaddress
+import logging
 import signal
 import socket
 import sys
@@ -79,7 +80,7 @@ def serve(
         raise MissingExtraError("sightline serve", "serve") from None
     from sightline.server.settings import LOOPBACK, Settings
 
-    with closing(_listen(host, port)) as listening:
+    with closing(_bind(host, port)) as listening:
         is_local = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
         settings = Settings(api_key=api_key, hosts=(*LOOPBACK, host) if is_local else None, allow_urls=allow_urls)
         if not is_local and api_key is None:
@@ -94,11 +95,14 @@ def serve(
         from sightline.server.app import create_app
 
         app = create_app(clip, index=None if opened is None else opened.folder, settings=settings)
-        _run(app, listening, _address(host, listening))
+        _run(app, listening, host)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """The socket, bound before anything else: a port that is taken shall not cost the loading of a model."""
+def _bind(host: str, port: int) -> socket.socket:
+    """The socket, bound before anything else: a port that is taken shall not cost the loading of a model.
+
+    Nobody is let in yet: whoever comes is refused by the system, and does not wait, until `_run` listens.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -110,13 +114,16 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind(address)
-        listening.listen(1024)
     except OSError as error:
         listening.close()
-        raise SightlineError(
-            f"cannot listen on {host}:{port} ({error.strerror}): choose another port with --port, or 0 for a free one"
-        ) from None
+        raise _taken(host, port, error) from None
     return listening
+
+
+def _taken(host: str, port: int, error: OSError) -> SightlineError:
+    return SightlineError(
+        f"cannot listen on {host}:{port} ({error.strerror}): choose another port with --port, or 0 for a free one"
+    )
 
 
 def _index(photos: Path | None, index: Path | None) -> "ImageIndex | None":
@@ -154,26 +161,33 @@ def _update(index: "ImageIndex", photos: Path | None, clip: "Encoder") -> None:
     _say(str(summary))
 
 
-def _address(host: str, listening: socket.socket) -> str:
-    port = listening.getsockname()[1]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _run(app: "FastAPI", listening: socket.socket, host: str) -> None:
+    """Serve until a signal says to end. That is how a server ends well: the exit code is 0.
 
-
-def _run(app: "FastAPI", listening: socket.socket, address: str) -> None:
-    """Serve until a signal says to end. That is how a server ends well: the exit code is 0."""
+    Raises:
+        SightlineError: if the model encodes nothing, or another program has taken the port meanwhile.
+    """
     import uvicorn
 
-    from sightline.server.limits import PROTOCOL
+    from sightline.server.protocol import Protocol
+
+    port = listening.getsockname()[1]
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # of each damaged form, its sender is told
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            typer.echo(address)
+            try:
+                await super().startup(sockets)  # the model encodes an image and a text before anybody is let in
+                listening.listen(self.config.backlog)  # again: uvloop is silent where another program has come before
+            except OSError:
+                await self.shutdown(sockets)
+                raise
+            typer.echo(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
             sys.stdout.flush()
 
     config = uvicorn.Config(
         app,
-        http=PROTOCOL,
+        http=Protocol,
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -185,7 +199,12 @@ def _run(app: "FastAPI", listening: socket.socket, address: str) -> None:
     # uvicorn raises the signal once more when it has ended well, for whoever started it.
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, _ended)
-    Server(config).run(sockets=[listening])
+    try:
+        Server(config).run(sockets=[listening])
+    except OSError as error:
+        raise _taken(host, port, error) from None
+    except SystemExit:  # uvicorn's, which has told of it
+        raise SightlineError("the server could not start: the lines above say why") from None
 
 
 def _ended(*_: Any) -> None:

@@ -48,19 +48,28 @@ class Labeller:
         classifier: says which label fits best.
         abstain_below: it abstains where `Labelled.certainty` is less than this, from 0 (never) to 1.
         top: how many labels to keep for each image.
+        background: the unit feature (embed_dim,) of `BACKGROUND`, where it is known already.
 
     Raises:
         InvalidArgumentError: for a value that is out of range.
     """
 
-    def __init__(self, classifier: ZeroShotClassifier, *, abstain_below: float = 0.5, top: int = 5):
+    def __init__(
+        self,
+        classifier: ZeroShotClassifier,
+        *,
+        abstain_below: float = 0.5,
+        top: int = 5,
+        background: np.ndarray | None = None,
+    ):
         if not 0 <= abstain_below <= 1:
             raise InvalidArgumentError(f"abstain_below is {abstain_below}; it goes from 0 to 1, as 0.5")
         if top < 1:
             raise InvalidArgumentError(f"top is {top}; it must be a whole number above zero")
         self.classifier, self.clip, self.abstain_below = classifier, classifier.clip, abstain_below
         self.top = min(top, len(classifier.classes_))
-        self._background = np.float32(self.clip.scale) * class_features(self.clip, [BACKGROUND])[0]
+        nothing = class_features(self.clip, [BACKGROUND])[0] if background is None else background
+        self._background = np.float32(self.clip.scale) * nothing
 
     @property
     def labels(self) -> list[str]:

@@ -40,10 +40,12 @@ def create_app(clip: Encoder, *, index: Path | None = None, settings: Settings |
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await features.start()
-        async with _photos(app, index, clip):
-            yield
-        await features.close()
+        try:
+            await features.start()
+            async with _photos(app, index, clip):
+                yield
+        finally:
+            await features.close()
 
     app = FastAPI(
         title="Sightline",
@@ -75,4 +77,5 @@ async def _photos(app: FastAPI, index: Path | None, clip: Encoder) -> AsyncItera
     state.explainer.close()
     state.pictures.close()
     if state.library is not None:
+        state.map_maker.close()
         await state.library.close()

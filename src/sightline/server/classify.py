@@ -7,16 +7,19 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from sightline.encoder import Encoder
+from sightline.errors import InvalidArgumentError
+from sightline.label.rows import Labeller
 from sightline.server.documents import ERRORS, body_of
 from sightline.server.embeddings import encode, json_reply
-from sightline.server.errors import ApiError
+from sightline.server.errors import ApiError, of_sightline
 from sightline.server.features import Features
 from sightline.server.reading import Given, check_count, check_text, image_bytes, read
 from sightline.server.schemas import ClassifyReply, ClassifyRequest, LabelSet, RankReply, RankRequest
 from sightline.server.settings import Settings
 from sightline.server.status import check_model
 from sightline.templates import TemplateSet, template_set
-from sightline.zero_shot import BACKGROUND, rank, sigmoid, softmax
+from sightline.zero_shot import BACKGROUND, ZeroShotClassifier, softmax
 
 _SMALL = 1_000  # images × labels that are weighed in the event loop; more go to a thread
 router = APIRouter(prefix="/v1", responses=ERRORS, tags=["model"])
@@ -31,14 +34,14 @@ async def classify(request: Request) -> Response:
     sets = _label_sets(given.says)
     count = len(given.says.images) + len(given.files)
     check_count(count, features.settings, "images", "images")
-    templates = _check_sets(sets, count, features.settings)
+    templates = _check_sets(given.says, sets, count, features.settings)
     inputs = await _read_images(request, given.says.images, given.files)
     images = np.stack([feature.vector for feature in await encode(features, inputs)])
     background = (await features.classes([BACKGROUND]))[0]
     results = []
     for key, labels in sets.items():
-        classes = await features.label_classes(labels.labels, templates[key])
-        asked = (key, labels, images, classes, background, features.clip.scale, given.says)
+        classes = await features.label_classes(labels.labels, templates[key], _place(given.says, key, "labels"))
+        asked = (key, labels, images, classes, background, features.clip, given.says)
         is_small = count * len(labels.labels) <= _SMALL
         results.append(_results(*asked) if is_small else await features.run(_results, *asked))
     rows = [
@@ -66,41 +69,25 @@ async def rank_by_fit(request: Request) -> Response:
     return json_reply({"object": "list", "model": name, "data": rows})
 
 
-def probabilities_of(images: np.ndarray, classes: np.ndarray, background: np.ndarray, scale: float) -> Any:
-    """Image features (n, d) against class features (m, d) and the background (d,): as `ZeroShotClassifier` has them.
-
-    Returns:
-        (n, m) twice: a softmax over the classes, and each class against the background alone.
-    """
-    logits = (scale * images @ classes.T).astype(np.float64)
-    nothing = (scale * images @ background).astype(np.float64)[:, None]
-    return softmax(logits), sigmoid(logits - nothing)
-
-
 def _results(
-    name: str,
-    asked: LabelSet,
-    images: np.ndarray,
-    classes: np.ndarray,
-    background: np.ndarray,
-    scale: float,
+    name: str, asked: LabelSet, images: np.ndarray, classes: np.ndarray, background: np.ndarray, clip: Encoder,
     says: ClassifyRequest,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any]]:  # fmt: skip
     """What each image is by one label set."""
-    shares, fits = probabilities_of(images, classes, background, scale)
-    rows = []
-    for share, fit in zip(fits if asked.independent else shares, fits, strict=True):
-        best = int(share.argmax())
-        ranked = rank(asked.labels, share, says.top_k)
-        rows.append(
-            {
-                "name": name,
-                "labels": [{"label": label, "probability": _six_digits(probability)} for label, probability in ranked],
-                "fit": _six_digits(fit[best]),
-                "abstain": bool(min(share[best], fit[best]) < says.abstain_below),
-            }
-        )
-    return rows
+    classifier = ZeroShotClassifier.from_features(
+        clip, asked.labels, classes, background, independent=asked.independent
+    )
+    labeller = Labeller(classifier, abstain_below=says.abstain_below, top=says.top_k, background=background)
+    rows = [labeller.row("", image) for image in images]
+    return [
+        {
+            "name": name,
+            "labels": [{"label": label, "probability": probability} for label, probability in row.ranked],
+            "fit": row.fit,
+            "abstain": row.abstain,
+        }
+        for row in rows
+    ]
 
 
 def _six_digits(number: float) -> float:
@@ -119,30 +106,42 @@ def _label_sets(says: ClassifyRequest) -> dict[str, LabelSet]:
     return says.label_sets
 
 
-def _check_sets(sets: dict[str, LabelSet], images: int, settings: Settings) -> dict[str, TemplateSet]:
+def _check_sets(
+    says: ClassifyRequest, sets: dict[str, LabelSet], images: int, settings: Settings
+) -> dict[str, TemplateSet]:
     """The templates of each set. Raises ApiError for labels or templates that cannot be used, or that are too many."""
+    param = "labels" if says.label_sets is None else "label_sets"
     labels = sum(len(asked.labels) for asked in sets.values())
     if labels * images > settings.max_pairs:
         message = f"{images} images × {labels:,} labels: send at most {settings.max_pairs:,} pairs"
-        raise ApiError(422, message, code="too_many_items", param="labels")
-    templates = {name: _templates(name, asked, settings) for name, asked in sets.items()}
+        raise ApiError(422, message, code="too_many_items", param=param)
+    templates = {name: _templates(says, name, asked, settings) for name, asked in sets.items()}
     total = sum(len(asked.labels) * len(templates[name].templates) for name, asked in sets.items())
     if total > settings.max_prompts:
         message = f"{total:,} prompts (labels × templates): send at most {settings.max_prompts:,}"
-        raise ApiError(422, message, code="too_many_items", param="labels")
+        raise ApiError(422, message, code="too_many_items", param=param)
     return templates
 
 
-def _templates(name: str, asked: LabelSet, settings: Settings) -> TemplateSet:
+def _place(says: ClassifyRequest, name: str, part: str) -> str:
+    """Where in a request the `labels` or `templates` of a set are."""
+    return part if says.label_sets is None else f"label_sets.{name}.{part}"
+
+
+def _templates(says: ClassifyRequest, name: str, asked: LabelSet, settings: Settings) -> TemplateSet:
     """The templates of a set whose labels and templates are sound; else an ApiError."""
-    where = "labels" if name == "labels" else f"label_sets.{check_text(name, settings, 'label_sets')}.labels"
+    check_text(name, settings, "label_sets")
+    where, of_templates = _place(says, name, "labels"), _place(says, name, "templates")
     if not asked.labels:
         raise ApiError(422, "there are no labels", code="nothing_given", param=where)
     for number, label in enumerate(asked.labels):
         check_text(label, settings, f"{where}[{number}]")
     for number, template in enumerate([asked.templates] if isinstance(asked.templates, str) else asked.templates):
-        check_text(template, settings, f"templates[{number}]")
-    return template_set(asked.templates)
+        check_text(template, settings, of_templates if asked.templates is template else f"{of_templates}[{number}]")
+    try:
+        return template_set(asked.templates)
+    except InvalidArgumentError as error:
+        raise of_sightline(error, of_templates) from None
 
 
 async def _read_images(request: Request, images: Sequence[Any], files: Sequence[bytes]) -> list[tuple[str, bytes]]:
@@ -167,4 +166,5 @@ async def _sides(
         check_count(len(says.images or []) + len(files), settings, "images", "images")
         images = await _read_images(request, says.images or [], files)
         return ("text", check_text(says.text, settings, "text")), [*images]
-    raise ApiError(422, "give one `image` and `texts`, or one `text` and `images`", code="invalid_value")
+    message = "give one `image` and `texts`, or one `text` and `images`"
+    raise ApiError(422, message, code="invalid_value", param="texts" if says.texts is not None else "text")

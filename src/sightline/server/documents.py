@@ -14,6 +14,7 @@ _PLACE = "#/components/schemas/{model}"
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorReply, "description": text}
     for status, text in {
+        400: "No HTTP/1.1 request, or one with several Host headers",
         401: "The API key is missing or wrong",
         403: "Another site, or another name than localhost",
         404: "Another model than the one that is served",

@@ -69,7 +69,8 @@ def json_reply(content: object) -> Response:
 async def _inputs(request: Request, given: Given[EmbeddingsRequest]) -> list[tuple[str, str | bytes]]:
     says, settings = given.says, request.app.state.settings
     if says.input is not None and says.messages is not None:
-        raise ApiError(422, "`input` and `messages` are both given: leave one out", code="invalid_value")
+        message = "`input` and `messages` are both given: leave one out"
+        raise ApiError(422, message, code="invalid_value", param="messages")
     parts = _of_messages(says) if says.messages is not None else _of_input(says)
     check_count(len(parts) + len(given.files), settings, "inputs", "input")
     inputs: list[tuple[str, str | bytes]] = []

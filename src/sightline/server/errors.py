@@ -104,8 +104,12 @@ def add_handlers(app: FastAPI) -> None:
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        reply = ApiError(error.status_code, str(error.detail).lower(), code=f"http_{error.status_code}").reply()
-        reply.headers.update(error.headers or {})
+        headers, message = dict(error.headers or {}), str(error.detail).lower()
+        if error.status_code == 405:
+            headers["Allow"] = headers["Allow"].replace("GET", "GET, HEAD")  # which `Guard` makes a GET of
+            message = f"{request.url.path} has no {request.method}: use {headers['Allow']}"
+        reply = ApiError(error.status_code, message, code=f"http_{error.status_code}").reply()
+        reply.headers.update(headers)
         return reply
 
     async def validation(_: Request, error: Exception) -> Response:

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from PIL import Image
 
 from sightline.encoder import Encoder
-from sightline.errors import SightlineError
+from sightline.errors import SightlineError, TextTooLongError
 from sightline.explain import HeatMap, heat_maps
 from sightline.heat_picture import HOTTEST, overlay
 from sightline.images import read_image
@@ -80,7 +80,7 @@ async def explain(request: Request) -> Response:
     try:
         made = await explainer.maps(photo, texts, features.settings.max_pixels, given.says.picture)
     except SightlineError as error:
-        raise of_sightline(error, "image") from None
+        raise of_sightline(error, "texts" if isinstance(error, TextTooLongError) else _place(given)) from None
     rows = [_row(heat, picture) for heat, picture in made]
     return json_reply({"object": "list", "model": name, "hottest": HOTTEST, "data": rows})
 
@@ -96,6 +96,11 @@ async def _photo(request: Request, given: Given[ExplainRequest]) -> Image.Image 
     library = library_of(request)
     root, rows = await library.rows(feature_of(library, says.id))
     return await request.app.state.pictures.image(root, rows[0])
+
+
+def _place(given: Given[ExplainRequest]) -> str:
+    """Where in the request the photo is."""
+    return "file[0]" if given.files else "image" if given.says.image is not None else "id"
 
 
 def _row(heat: HeatMap, picture: str | None) -> dict[str, object]:

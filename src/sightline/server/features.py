@@ -6,10 +6,9 @@ import os
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 
 from sightline.encoder import Encoder
 from sightline.errors import ImageError, SightlineError
-from sightline.images import open_header
+from sightline.images import MAX_PIXELS, open_header
 from sightline.server.batching import Batcher, Encode
 from sightline.server.errors import ApiError, of_sightline
 from sightline.server.metrics import Metrics
@@ -29,6 +28,7 @@ T = TypeVar("T")
 # Seconds after which Python's lock goes to another thread that waits. The encoding thread takes it anew after each
 # operator of a model: beside an event loop that is busy with refusals it would wait Python's own 5 ms each time.
 _SWITCH = 0.0005
+_THREADS = os.cpu_count() or 1
 _LABEL_SETS, _MOST_LABELS = 64, 500  # sets of labels whose classes are kept together, and labels in one
 
 
@@ -76,7 +76,8 @@ class Features:
     async def start(self) -> None:
         """Prepare both towers, so that the first request does not wait for it."""
         sys.setswitchinterval(_SWITCH)
-        self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+        self._decoders = ThreadPoolExecutor(_THREADS, thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="work")
         self._margin = await self.run(self.clip.jpeg_margin, ())
         self.batcher.start()
         await self.probe()
@@ -84,9 +85,10 @@ class Features:
     async def close(self) -> None:
         await self.batcher.close()
         self._pool.shutdown(cancel_futures=True)
+        self._decoders.shutdown(cancel_futures=True)
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """A call that may take a while, in one of the threads that decode."""
+        """A call that may take a while, in a thread; but no images, which have threads of their own."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
     async def images(self, images: Sequence[bytes]) -> list[Feature | BaseException]:
@@ -95,7 +97,7 @@ class Features:
         Raises:
             ApiError: 429 if the queue has no room for them, 503 if the encoder is being started again.
         """
-        return await self._features("image", [[image] for image in images], self._prepare_images)
+        return await self._features("image", images, self._prepare_images)
 
     async def texts(self, texts: Sequence[str]) -> list[Feature | BaseException]:
         """The feature of each text, or why there is none: a TextTooLongError, or what the model failed with.
@@ -103,34 +105,36 @@ class Features:
         Raises:
             ApiError: as `images`.
         """
-        return await self._features("text", [texts], self._prepare_texts)
+        return await self._features("text", texts, self._prepare_texts)
 
-    async def classes(self, prompts: Sequence[Sequence[str]]) -> np.ndarray:
+    async def classes(self, prompts: Sequence[Sequence[str]], param: str = "labels") -> np.ndarray:
         """The unit feature of each class, (n_classes, embed_dim): the mean over its prompts, normalised.
 
         Raises:
-            ApiError: for a prompt that cannot be encoded, and as `texts`.
+            ApiError: for a prompt that cannot be encoded, by its place in `param`, and as `texts`.
         """
         keys = [_key("class", "\0".join(group).encode("utf-8", "surrogatepass")) for group in prompts]
         known = {key: self._remembered.get(key) for key in keys}
         wanted = {key: group for key, group in zip(keys, prompts, strict=True) if known[key] is None}
         self._metrics.remembered.labels("class").inc(len(keys) - len(wanted))
         if wanted:
-            encoded = await self._encode_in_turns([prompt for group in wanted.values() for prompt in group])
+            places = {key: f"{param}[{number}]" for number, key in enumerate(keys)}
+            parts = [(places[key], prompt) for key, group in wanted.items() for prompt in group]
+            encoded = await self._encode_in_turns(parts)
             means = _unit_means(encoded, [len(group) for group in wanted.values()])
             for key, mean in zip(wanted, means, strict=True):
                 known[key] = mean
                 self._remembered.put(key, mean)
         return np.stack([known[key] for key in keys])
 
-    async def label_classes(self, labels: Sequence[str], templates: TemplateSet) -> np.ndarray:
+    async def label_classes(self, labels: Sequence[str], templates: TemplateSet, param: str) -> np.ndarray:
         """The unit feature of each label put into templates, as `classes`: labels that come again cost nothing."""
         key = _key("labels", orjson.dumps([templates.templates, labels]))
         known = self._label_sets.get(key)
         if known is not None:
             self._metrics.remembered.labels("class").inc(len(labels))
             return known
-        classes = await self.classes([fill(templates, label) for label in labels])
+        classes = await self.classes([fill(templates, label) for label in labels], param)
         if len(labels) <= _MOST_LABELS:
             self._label_sets.put(key, classes)
         return classes
@@ -150,25 +154,27 @@ class Features:
                 if isinstance(found, BaseException):
                     raise found
 
-    async def _encode_in_turns(self, prompts: list[str]) -> np.ndarray:
-        """Features (n, embed_dim) of prompts, a part at a time: others get their turn, and the queue has room."""
+    async def _encode_in_turns(self, prompts: list[tuple[str, str]]) -> np.ndarray:
+        """Features (n, embed_dim) of prompts, each with its place in the request, a part at a time: others get their
+        turn, and the queue has room."""
         step, rows = 2 * self.settings.batch_size, []
         for start in range(0, len(prompts), step):
             part = prompts[start : start + step]
-            for prompt in await self._features("text", [part], self._prepare_texts, keep=False):
-                if isinstance(prompt, BaseException):
-                    raise of_sightline(prompt, "labels")
-                rows.append(prompt.vector)
+            features = await self._features("text", [prompt for _, prompt in part], self._prepare_texts, keep=False)
+            for (place, _), feature in zip(part, features, strict=True):
+                if isinstance(feature, BaseException):
+                    raise of_sightline(feature, place)
+                rows.append(feature.vector)
         return np.stack(rows)
 
     async def _features(
-        self, kind: str, jobs: list[Any], prepare: Callable[[Any], list[Any]], *, keep: bool = True
+        self, kind: str, inputs: Sequence[Any], prepare: Callable[[Any], Awaitable[list[Any]]], *, keep: bool = True
     ) -> list[Feature | BaseException]:
-        """The feature of each input of each job. Not to `keep` the new ones leaves the others remembered."""
+        """The feature of each input. Not to `keep` the new ones leaves the others remembered."""
         if kind not in self.batcher.kinds:
             raise ApiError(422, f"the model that is served has no {kind} tower", code="no_such_tower")
-        with self.batcher.room(kind, sum(map(len, jobs))):
-            prepared = list(chain.from_iterable(await asyncio.gather(*(self.run(prepare, job) for job in jobs))))
+        with self.batcher.room(kind, len(inputs)):
+            prepared = await prepare(inputs)
             new = [item for item in prepared if isinstance(item, _Prepared)]
             encoded = iter(await self.batcher.encode(kind, new))
         found = [(item, next(encoded)) if isinstance(item, _Prepared) else (None, item) for item in prepared]
@@ -183,11 +189,18 @@ class Features:
             self._remembered.put(item.key, feature)
         return feature
 
-    def _prepare_images(self, images: Sequence[bytes]) -> list[_Prepared | Feature | SightlineError]:
-        """In a thread: each image's pixels, its feature if it is known, or why it is refused."""
-        return [self._prepare_image(image) for image in images]
+    async def _prepare_images(self, images: Sequence[bytes]) -> list[_Prepared | Feature | SightlineError]:
+        """As `_prepare_image`, as many at once as there are threads: who brings many slow ones leaves others a turn."""
+        turns, loop = asyncio.Semaphore(_THREADS), asyncio.get_running_loop()
+
+        async def prepare(image: bytes) -> _Prepared | Feature | SightlineError:
+            async with turns:
+                return await loop.run_in_executor(self._decoders, self._prepare_image, image)
+
+        return await asyncio.gather(*map(prepare, images))
 
     def _prepare_image(self, image: bytes) -> _Prepared | Feature | SightlineError:
+        """In a thread: an image's pixels, its feature if it is known, or why it is refused."""
         key = _key("image", image)
         if (known := self._remembered.get(key)) is not None:
             return known
@@ -196,14 +209,16 @@ class Features:
                 if header.width * header.height > self.settings.max_pixels:
                     return ImageError("<bytes>", f"has more than {self.settings.max_pixels:,} pixels")
             return _Prepared(self.clip.preprocess.pixels(image, margin=self._margin), key)
-        except ImageError as error:
-            return ImageError(error.name, error.reason)  # anew: a traceback would keep the file's bytes alive
+        except ImageError as error:  # anew: a traceback would keep the file's bytes alive
+            reason = error.reason.replace(f"{MAX_PIXELS:,}", f"{self.settings.max_pixels:,}")  # the reader's own limit
+            return ImageError(error.name, reason)
 
-    def _prepare_texts(self, texts: Sequence[str]) -> list[_Prepared | Feature | SightlineError]:
-        """In a thread: each text's ids, its feature if it is known, or why it is refused."""
-        return [self._prepare_text(text) for text in texts]
+    async def _prepare_texts(self, texts: Sequence[str]) -> list[_Prepared | Feature | SightlineError]:
+        """As `_prepare_text`, all in one thread: each takes moments."""
+        return await self.run(lambda: [self._prepare_text(text) for text in texts])
 
     def _prepare_text(self, text: str) -> _Prepared | Feature | SightlineError:
+        """In a thread: a text's ids, its feature if it is known, or why it is refused."""
         try:
             ids = self.clip.tokenizer.batch([text])[0]
         except SightlineError as error:

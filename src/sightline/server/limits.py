@@ -15,13 +15,11 @@ from sightline.server.errors import ApiError, busy, logger, of_sightline
 from sightline.server.metrics import Metrics
 from sightline.server.settings import Settings
 
-PROTOCOL = "h11"  # what reads HTTP for uvicorn: it ends a head of over 16 KiB, which httptools lets grow without end
-
 _POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_HEADERS = (
+HEADERS = (
     (b"content-security-policy", _POLICY),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -53,11 +51,13 @@ class Guard:
 
     def check(self, scope: Scope, headers: Headers) -> None:
         """Raises ApiError for a request that is not to be answered whatever it says."""
-        host = headers.get("host", "")
+        hosts = headers.getlist("host")
+        if len(hosts) > 1:
+            raise ApiError(400, "there are several Host headers: send one", code="invalid_http")
+        host = "".join(hosts)
         if self.settings.hosts is not None and _name(host) not in self.settings.hosts:
             raise ApiError(403, "this server answers to localhost alone", code="host_not_allowed")
-        origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2].lower() != host.lower():
+        if _is_of_another_site(scope, headers, host):
             raise ApiError(403, "this server does not answer the pages of other sites", code="origin_not_allowed")
         if self.settings.api_key is not None and scope["path"].startswith(("/v1/", "/metrics")):
             self._check_key(headers.get("authorization", ""))
@@ -96,7 +96,9 @@ class _Exchange:
         self.headers = Headers(scope=scope)
         self.body = bytearray()
         self.held = 0
-        scope["hold"] = self.hold
+        if scope["method"] == "HEAD":  # answered as GET; what stands before us sends the head alone
+            self.scope = {**scope, "method": "GET"}
+        self.scope["hold"] = self.hold
         self.status: int | None = None
         self.closing = False  # whether the connection is of no use after the answer
 
@@ -202,7 +204,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             own = {name for name, _ in message["headers"]}
-            message["headers"] = [*message["headers"], *(pair for pair in _HEADERS if pair[0] not in own)]
+            message["headers"] = [*message["headers"], *(pair for pair in HEADERS if pair[0] not in own)]
             if self.closing:
                 message["headers"].append((b"connection", b"close"))
         await self._send(message)
@@ -237,6 +239,21 @@ def _too_large(limit: int) -> ApiError:
     return ApiError(
         413, f"the request has more than {limit:,} bytes: send fewer images, or smaller ones", code="too_large"
     )
+
+
+def _is_of_another_site(scope: Scope, headers: Headers, host: str) -> bool:
+    """Whether a browser says that the page of another origin asks. A link to our own page is for anyone to follow.
+
+    Sec-Fetch-Site is what the browser itself knows (W3C Fetch Metadata), also of a GET, which has no Origin. The scheme
+    is compared only where it is missing: behind a proxy with TLS ours is another than the browser's.
+    """
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site not in (None, "same-origin", "none"):
+        return scope["path"] != "/" or headers.get("sec-fetch-mode") != "navigate"
+    if origin is None:
+        return False
+    scheme, _, rest = origin.lower().partition("://")
+    return rest != host.lower() or (site is None and scheme != scope["scheme"])
 
 
 def _name(host: str) -> str:

@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,13 +15,13 @@ from fastapi.responses import Response
 
 from sightline.encoder import Encoder
 from sightline.errors import ImageIndexError, MissingExtraError
-from sightline.index.catalogue import Catalogue
 from sightline.map import Projection
-from sightline.map.library_map import LibraryMap, make_map
+from sightline.map.library_map import LibraryMap
 from sightline.map.page import apart
 from sightline.server.documents import ERRORS
 from sightline.server.errors import ApiError, of_sightline
 from sightline.server.library import Library, unusable
+from sightline.server.map_process import MapProcess
 from sightline.server.photo_schemas import Computing, MapReply
 from sightline.server.photos import library_of, shown_name
 
@@ -35,7 +36,7 @@ router = APIRouter(prefix="/v1", responses=ERRORS | _RESPONSES, tags=["photos"])
 
 
 class MapMaker:
-    """The map of an index, and the thread that makes it.
+    """The map of an index, and who makes it: a process, and a thread that waits for it.
 
     Args:
         folder: the index.
@@ -44,7 +45,7 @@ class MapMaker:
     """
 
     def __init__(self, folder: Path, clip: Encoder, seal: Callable[[int], str]):
-        self._folder, self._clip, self._seal = folder, clip, seal
+        self.make, self._seal = MapProcess(folder, clip), seal
         self._work: asyncio.Future[bytes] | None = None
         self._kept: bytes | None = None
         self._commit: int | None = None  # of the index, when the last was begun
@@ -67,8 +68,12 @@ class MapMaker:
 
     def _make(self) -> bytes:
         projection = Projection.umap if find_spec("umap") else Projection.pca
-        with Catalogue.open(self._folder) as catalogue:
-            return _as_json(make_map(catalogue, lambda: self._clip, projection), self._seal)
+        return _as_json(self.make(projection), self._seal)
+
+    def close(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
+        self.make.close()
 
 
 @router.get("/map", response_model=MapReply)
@@ -121,7 +126,9 @@ def _in_background(function: Callable[[], bytes]) -> "asyncio.Future[bytes]":
     future: asyncio.Future[bytes] = loop.create_future()
 
     def settle(result: bytes | BaseException) -> None:
-        if isinstance(result, bytes):
+        if future.cancelled():
+            pass
+        elif isinstance(result, bytes):
             future.set_result(result)
         else:
             future.set_exception(result)
@@ -131,7 +138,7 @@ def _in_background(function: Callable[[], bytes]) -> "asyncio.Future[bytes]":
             result: bytes | BaseException = function()
         except BaseException as error:
             result = error
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # of a loop that is closed
             loop.call_soon_threadsafe(settle, result)
 
     threading.Thread(target=run, name="map", daemon=True).start()

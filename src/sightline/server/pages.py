@@ -18,12 +18,12 @@ _TYPES = {
 }
 
 
-@router.api_route("/", methods=["GET", "HEAD"])
+@router.get("/")
 async def page(request: Request) -> Response:
     return _reply(request, "index.html")
 
 
-@router.api_route("/static/{name}", methods=["GET", "HEAD"])
+@router.get("/static/{name}")
 async def static(request: Request, name: str) -> Response:
     return _reply(request, name)
 

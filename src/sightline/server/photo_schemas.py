@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from sightline.server.schemas import Image, Model, Strict
+from sightline.server.schemas import Image, Many, Model, Strict
 
 MOST = 500  # photos that are told at once
 Id = Annotated[str, Field(max_length=64, description="Of a photo, as a search has given it.")]
@@ -29,10 +29,10 @@ class Among(Strict):
     folder: Annotated[
         str | None, Field(max_length=4096, description="In this folder or below it, from that of the photos on.")
     ] = None
-    near: Annotated[list[float] | None, Field(min_length=2, max_length=2, description="Degrees north and east.")] = None
+    near: Annotated[Many[float] | None, Field(min_length=2, max_length=2, description="Degrees north and east.")] = None
     within: Annotated[float, Field(gt=0, le=100_000, description="Kilometres from there.")] = 10.0
     types: Annotated[
-        list[str], Field(default_factory=list, max_length=20, description="photo, video, or suffixes such as jpg.")
+        Many[str], Field(default_factory=list, max_length=20, description="photo, video, or suffixes such as jpg.")
     ]
     min_size: Annotated[int, Field(ge=0, le=2**31 - 1, description="Pixels that the shorter side has.")] = 0
     top_k: Annotated[int, Field(ge=1, le=MOST, description="How many photos are told.")] = 20
@@ -44,9 +44,9 @@ class SearchRequest(Among):
 
     model: Model = None
     query: Annotated[str | None, Field(description="A text. It is taken as it is: weights are for `add`.")] = None
-    images: Annotated[list[Image], Field(default_factory=list)]
-    add: Annotated[list[str | Term], Field(default_factory=list, description="What else they shall show.")]
-    subtract: Annotated[list[str | Term], Field(default_factory=list, description="What they shall not show.")]
+    images: Annotated[Many[Image], Field(default_factory=list)]
+    add: Annotated[Many[str | Term], Field(default_factory=list, description="What else they shall show.")]
+    subtract: Annotated[Many[str | Term], Field(default_factory=list, description="What they shall not show.")]
 
 
 class SimilarRequest(Among):
@@ -62,7 +62,7 @@ class ExplainRequest(Strict):
     model: Model = None
     image: Image | None = None
     id: Id | None = None
-    texts: Annotated[list[str], Field(max_length=8)]
+    texts: Annotated[Many[str], Field(max_length=8)]
     picture: Annotated[bool, Field(description="Whether the maps are drawn too, over the photo.")] = False
 
 

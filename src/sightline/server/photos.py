@@ -1,7 +1,7 @@
 """The photos of the index: /v1/search, /v1/similar and /v1/photos."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,14 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from sightline.errors import InvalidArgumentError
 from sightline.images import printable_name
 from sightline.index.catalogue import Catalogue, Row
-from sightline.index.filters import Filters
+from sightline.index.filters import Filters, checked_dates, checked_place, checked_types
 from sightline.index.queries import Term as QueryTerm
 from sightline.server.documents import ERRORS, body_of
 from sightline.server.embeddings import encode, json_reply
-from sightline.server.errors import ApiError
+from sightline.server.errors import ApiError, of_sightline
 from sightline.server.library import EncodedQuery, Found, Library, not_found
 from sightline.server.photo_schemas import Among, Photo, PhotosReply, SearchReply, SearchRequest, SimilarRequest, Term
 from sightline.server.pictures import THUMBNAIL, WHOLE, Pictures
@@ -32,6 +33,12 @@ _PICTURE: dict[int | str, dict[str, Any]] = {
     304: {"description": "The client has it"},
 }
 _MOST_TERMS = 32
+_CHECKS: dict[str, Callable[[Among], object]] = {
+    "after": lambda says: checked_dates(says.after, None),
+    "before": lambda says: checked_dates(says.after, says.before),
+    "near": lambda says: says.near and checked_place((says.near[0], says.near[1])),
+    "types": lambda says: checked_types(says.types),
+}
 
 router = APIRouter(prefix="/v1", responses=ERRORS | _NOT_FOUND, tags=["photos"])
 
@@ -50,8 +57,12 @@ async def search(request: Request) -> Response:
         *_terms("add", says.add, 1),
         *_terms("subtract", says.subtract, -1),
     ]
+    filters = _filters(says, request.app.state.settings)
     query = await _query(request, library, parts)
-    found = await library.search(query, says.top_k, _filters(says, request.app.state.settings), says.min_score)
+    try:
+        found = await library.search(query, says.top_k, filters, says.min_score)
+    except InvalidArgumentError as error:  # the filters have been looked at
+        raise of_sightline(error, "query") from None
     return _found(name, library, found, query.is_one_text)
 
 
@@ -140,7 +151,8 @@ def _terms(place: str, terms: Sequence[str | Term], sign: int) -> list[tuple[str
 async def _query(request: Request, library: Library, parts: Sequence[tuple[str, Any, float]]) -> EncodedQuery:
     """Parts (place, text, image or number of a feature, weight) as a query with their features."""
     if len(parts) > _MOST_TERMS:
-        raise ApiError(422, f"{len(parts)} terms in one search: give at most {_MOST_TERMS}", code="too_many_items")
+        message = f"{len(parts)} terms in one search: give at most {_MOST_TERMS}"
+        raise ApiError(422, message, code="too_many_items", param=parts[_MOST_TERMS][0])
     given = [(param, await _resolved(request, library, param, what)) for param, what, _ in parts]
     known = [what for _, what in given if isinstance(what, int)]
     new = [(param, what) for param, what in given if not isinstance(what, int)]
@@ -166,6 +178,12 @@ async def _resolved(request: Request, library: Library, param: str, what: Any) -
 
 
 def _filters(says: Among, settings: Settings) -> Filters:
+    """Raises ApiError for one that is none, by its name."""
+    for name, check in _CHECKS.items():
+        try:
+            check(says)
+        except InvalidArgumentError as error:
+            raise of_sightline(error, name) from None
     return Filters(
         after=says.after,
         before=says.before,

@@ -1,7 +1,10 @@
 """What a request says: JSON or a form, with images as data URIs, uploads or URLs."""
 
+import asyncio
 import binascii
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -10,10 +13,10 @@ import pybase64
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
+from sightline.images import printable_name
 from sightline.server.errors import ApiError, of_validation
 from sightline.server.fetching import fetch
 from sightline.server.limits import check_json
@@ -21,8 +24,9 @@ from sightline.server.schemas import Image, ImagePart
 from sightline.server.settings import Settings
 
 S = TypeVar("S", bound=BaseModel)
-_LARGE = 2**18  # bytes that are parsed in the event loop; more go to a thread
+_LARGE = 2**16  # bytes that are parsed in the event loop; more go to a thread
 _MOST_FIELDS = 10_000
+_MOST_KEYS = 10_000  # in JSON: each may be a fault, and pydantic tells of all of them
 
 
 @dataclass(frozen=True)
@@ -39,26 +43,64 @@ async def read(request: Request, schema: type[S]) -> Given[S]:
     Raises:
         ApiError: 415 for what is neither JSON nor a form, 413 for JSON that is too deep or long, 422 for the rest.
     """
+    settings, body = request.app.state.settings, await request.body()
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return await _read_form(request, schema)
+        if len(body) <= _LARGE:
+            return await _parse_form(body, request.headers, schema, settings)
+        return await request.app.state.features.run(
+            lambda: asyncio.run(_parse_form(body, request.headers, schema, settings))
+        )
     if kind != "application/json":
         raise ApiError(415, "send application/json, or multipart/form-data with files", code="unsupported_media_type")
-    settings, body = request.app.state.settings, await request.body()
     if len(body) <= _LARGE:
         return Given(parse(body, schema, settings))
     return Given(await request.app.state.features.run(parse, body, schema, settings))
 
 
 def parse(body: bytes, schema: type[S], settings: Settings) -> S:
-    """JSON as the schema has it. orjson takes nothing beyond JSON: no NaN, no UTF-16, no half of a surrogate pair."""
-    check_json(body, settings)
+    """JSON as the schema has it."""
+    return _validated(_json(body, "", settings), schema)
+
+
+def _validated(values: Any, schema: type[S]) -> S:
     try:
-        return schema.model_validate(orjson.loads(body))
+        return schema.model_validate(values)
     except ValidationError as error:
         raise of_validation(error.errors(include_url=False, include_input=False)) from None
+
+
+def _json(data: bytes, name: str, settings: Settings) -> Any:
+    """JSON of the field `name`, or of the whole body. orjson takes nothing beyond JSON: no NaN, no UTF-16, no half of a
+    surrogate pair. Of a key that is there twice it takes the last: the standard library is asked for those."""
+    check_json(data, settings)
+    try:
+        values = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise ApiError(422, f"the body is no JSON in UTF-8: {error}", code="invalid_json") from None
+        message = f"{name or 'the body'} is no JSON in UTF-8: {error}"
+        raise ApiError(422, message, code="invalid_json", param=name or None) from None
+    _check_keys(data)
+    return values
+
+
+def _check_keys(data: bytes) -> None:
+    """Raises ApiError: 413 for too many keys, 422 for one that is given twice."""
+    seen = 0
+
+    def check(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal seen
+        seen += len(pairs)
+        if seen > _MOST_KEYS:
+            raise ApiError(413, f"the JSON has more than {_MOST_KEYS:,} keys", code="json_too_long")
+        if len(dict(pairs)) < len(pairs):
+            raise _given_twice(Counter(key for key, _ in pairs).most_common(1)[0][0])
+
+    json.loads(data, object_pairs_hook=check)
+
+
+def _given_twice(name: str) -> ApiError:
+    shown = printable_name(name[:80])
+    return ApiError(422, f"{shown} is given several times: give it once", code="duplicate_key", param=shown)
 
 
 async def image_bytes(request: Request, image: Image, param: str) -> bytes:
@@ -128,30 +170,35 @@ async def _fetch(request: Request, url: str, param: str) -> bytes:
     return await fetch(request, url, param)
 
 
-async def _read_form(request: Request, schema: type[S]) -> Given[S]:
+class _Form(MultiPartParser):
+    """Starlette's reader of forms. A file stays in memory, as the body is already, and never goes to the disk."""
+
+    spool_max_size = 2**40
+
+
+async def _parse_form(body: bytes, headers: Headers, schema: type[S], settings: Settings) -> Given[S]:
     """A form: fields of the schema's names, those that are lists given several times, and files."""
-    settings: Settings = request.app.state.settings
-    body = await request.body()
-    if not body.rstrip(b"\r\n").endswith(_end_of_form(request)):  # the parser leaves out a part that is cut off
+    if not body.rstrip(b"\r\n").endswith(_end_of_form(headers)):  # the parser leaves out a part that is cut off
         raise ApiError(422, "the form is cut off: send it whole", code="invalid_form")
+
+    async def pieces() -> AsyncGenerator[bytes]:
+        yield body
+
+    parser = _Form(
+        headers, pieces(), max_files=settings.max_items, max_fields=_MOST_FIELDS, max_part_size=settings.max_body
+    )
     try:
-        async with request.form(
-            max_files=settings.max_items, max_fields=_MOST_FIELDS, max_part_size=settings.max_body
-        ) as form:
-            files = [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
-            fields = _fields(form, schema, settings)
-    except (MultiPartException, HTTPException) as error:  # which of the two it is depends on where it is read
-        reason = error.message if isinstance(error, MultiPartException) else error.detail
-        raise ApiError(422, f"the form cannot be read: {reason}", code="invalid_form") from None
-    try:
-        return Given(schema.model_validate(fields), files)
-    except ValidationError as error:
-        raise of_validation(error.errors(include_url=False, include_input=False)) from None
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise ApiError(422, f"the form cannot be read: {error.message}", code="invalid_form") from None
+    files = [value.file.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    await form.close()
+    return Given(_validated(_fields(form, schema, settings), schema), files)
 
 
-def _end_of_form(request: Request) -> bytes:
+def _end_of_form(headers: Headers) -> bytes:
     """What the last part of a form is followed by (RFC 2046, section 5.1.1)."""
-    _, options = parse_options_header(request.headers["content-type"])
+    _, options = parse_options_header(headers["content-type"])
     return b"--" + options.get(b"boundary", b"") + b"--"
 
 
@@ -162,17 +209,11 @@ def _fields(form: FormData, schema: type[BaseModel], settings: Settings) -> dict
         if not values:
             continue
         kind = str(schema.model_fields[name].annotation) if name in schema.model_fields else ""
-        if "dict[" in kind or "Message" in kind:
-            fields[name] = _json(values[0], name, settings)
+        is_json = "dict[" in kind or "Message" in kind
+        if "list[" in kind and not is_json:
+            fields[name] = values
+        elif len(values) > 1:
+            raise _given_twice(name)
         else:
-            fields[name] = values if "list[" in kind else values[0]
+            fields[name] = _json(values[0].encode("utf-8", "surrogatepass"), name, settings) if is_json else values[0]
     return fields
-
-
-def _json(text: str, name: str, settings: Settings) -> Any:
-    encoded = text.encode("utf-8", "surrogatepass")
-    check_json(encoded, settings)
-    try:
-        return orjson.loads(encoded)
-    except orjson.JSONDecodeError as error:
-        raise ApiError(422, f"{name} is no JSON: {error}", code="invalid_json", param=name) from None

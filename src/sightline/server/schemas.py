@@ -1,10 +1,15 @@
 """What requests and replies look like. An unknown key is an error: a typing mistake shall not be a silent default."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 DATA_URI = "a data: URI (data:image/jpeg;base64,…), or an http(s) URL where the server allows them"
+
+
+T = TypeVar("T")
+# A list of what is asked. Its first fault is its only one: 200,000 of them would take seconds to tell.
+Many = Annotated[list[T], Field(fail_fast=True)]
 
 
 class Strict(BaseModel):
@@ -29,7 +34,7 @@ class TextPart(Strict):
 
 class Message(Strict):
     role: str = "user"
-    content: str | list[TextPart | ImagePart]
+    content: str | Many[TextPart | ImagePart]
 
 
 Image = Annotated[str | ImagePart, Field(description=DATA_URI)]
@@ -43,11 +48,11 @@ class EmbeddingsRequest(Strict):
 
     model: Model = None
     input: Annotated[
-        str | list[str | TextPart | ImagePart] | None,
+        str | Many[str | TextPart | ImagePart] | None,
         Field(description="Texts and images. A string that begins with data:image/ is an image."),
     ] = None
     messages: Annotated[
-        list[Message] | None, Field(description="In place of `input`: each part of each message is embedded by itself.")
+        Many[Message] | None, Field(description="In place of `input`: each part of each message is embedded by itself.")
     ] = None
     modality: Annotated[
         Literal["text", "image"] | None, Field(description="What all strings of `input` are, whatever they begin with.")
@@ -62,9 +67,9 @@ class EmbeddingsRequest(Strict):
 class LabelSet(Strict):
     """One question: which of these labels?"""
 
-    labels: list[str]
+    labels: Many[str]
     templates: Annotated[
-        str | list[str], Field(description="A template set (GET /v1/templates), or templates like `a photo of a {}.`")
+        str | Many[str], Field(description="A template set (GET /v1/templates), or templates like `a photo of a {}.`")
     ] = "plain"
     independent: Annotated[
         bool, Field(description="Weigh each label for itself: several may fit, or none. Else they sum to one.")
@@ -75,9 +80,9 @@ class ClassifyRequest(Strict):
     """`images` × `labels`, or × each of `label_sets`. In a form, each `file` is an image."""
 
     model: Model = None
-    images: list[Image] = []
-    labels: list[str] | None = None
-    templates: str | list[str] = "plain"
+    images: Many[Image] = []
+    labels: Many[str] | None = None
+    templates: str | Many[str] = "plain"
     independent: bool = False
     label_sets: Annotated[
         dict[str, LabelSet] | None, Field(description="In place of `labels`: several sets, each under a name.")
@@ -93,9 +98,9 @@ class RankRequest(Strict):
 
     model: Model = None
     image: Image | None = None
-    texts: list[str] | None = None
+    texts: Many[str] | None = None
     text: str | None = None
-    images: list[Image] | None = None
+    images: Many[Image] | None = None
     top_k: Annotated[int | None, Field(ge=1, description="How many are told, best first; all if left out.")] = None
 
 

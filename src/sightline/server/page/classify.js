@@ -6,7 +6,7 @@ import { asCsv, asJson, save } from "./export.js";
 import { photosGivenTo } from "./given.js";
 
 const OWN = "your own…";
-const IDEAS = ["cat, dog, rocket", "a woman, a man, nobody", "coffee, tea, milk", "car, bicycle, bus, truck"];
+const IDEAS = ["cat, dog, rocket", "a woman, a man, nobody", "coffee, tea, milk"];
 const MOST_SETS = 3;
 const AT_ONCE = 4; // photos that are asked about at a time
 const SHOWN = 5; // labels of a photo, until all are wanted
@@ -136,7 +136,12 @@ function answer(set, isCompared) {
   const list = make("ol", { className: "bars" }, ...bars.slice(0, SHOWN));
   const rest = bars.slice(SHOWN);
   const all = make("button", { type: "button", className: "quiet", textContent: `All ${bars.length} labels` });
-  all.onclick = () => (list.append(...rest), all.remove());
+  all.onclick = () => {
+    list.append(...rest);
+    list.tabIndex = -1;
+    list.focus({ preventScroll: true });
+    all.remove();
+  };
   return make(
     "div",
     { className: "answer" },
@@ -166,15 +171,16 @@ function add(files) {
     const row = make(
       "li",
       { className: "card" },
-      make("figure", {}, picture, make("figcaption", { textContent: file.name, title: file.name })),
+      make("figure", {}, picture, make("figcaption", { textContent: file.name, title: file.name }), remove),
       make("div", { className: "answers" }),
-      remove,
     );
     const photo = { file, url, row };
     remove.onclick = () => {
       photos.splice(photos.indexOf(photo), 1);
       URL.revokeObjectURL(url);
+      const near = row.nextElementSibling ?? row.previousElementSibling;
       row.remove();
+      (near?.querySelector(".remove") ?? byId("classify-files")).focus();
       again.now();
     };
     photos.push(photo);
@@ -215,7 +221,12 @@ function addPrompts(chosen) {
     own.hidden = select.value !== OWN;
     hint.textContent = own.hidden ? sample(filled) : "One a line, with {} for the label.";
   };
-  remove.onclick = () => (row.remove(), enough(), again.now());
+  remove.onclick = () => {
+    row.remove();
+    enough();
+    byId("classify-compare").focus();
+    again.now();
+  };
   select.onchange = () => (changed(), again.now());
   own.oninput = again;
   select.value = chosen;

@@ -127,6 +127,7 @@ function shown(drawing, medal = "") {
   );
   forget.onclick = () => {
     keep(kept().filter(({ picture, word: its }) => picture !== drawing.picture || its !== drawing.word));
+    byId(kept().length ? "draw-forget" : "draw-next").focus();
     showKept();
   };
   const of = drawing.rank === 1 ? "recognised" : `${place(Number(drawing.rank))} of ${Number(drawing.of)}`;
@@ -177,6 +178,7 @@ function start(given) {
   };
   byId("draw-forget").onclick = () => {
     if (confirm("Forget all your drawings? They are nowhere else.")) keep([]);
+    byId("draw-next").focus();
     showKept();
   };
 }

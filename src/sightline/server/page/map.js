@@ -60,6 +60,7 @@ function colours() {
     clusters: Array.from({ length: COLOURS }, (_, i) => colour(`cluster-${i}`)),
     ink: colour("ink"),
     card: colour("card"),
+    edge: colour("rim"),
   };
 }
 
@@ -107,7 +108,11 @@ function more(body, points, from) {
     className: "quiet",
     textContent: `${(points.length - from - LISTED).toLocaleString("en")} more`,
   });
-  rest.onclick = () => (rest.remove(), more(body, points, from + LISTED));
+  rest.onclick = () => {
+    rest.remove();
+    more(body, points, from + LISTED);
+    body.children[from + LISTED].focus();
+  };
   body.append(rest);
 }
 

@@ -28,11 +28,8 @@ export const titleOf = (photo) => (photo.moment == null ? photo.name : `${photo.
 /** A cosine, with a minus that is one. */
 export const cosine = (score) => score.toFixed(3).replace("-", "−");
 
-/** How well a photo fits: how sure it is where that can be said, and the cosine. */
-function fitOf({ sure, score }) {
-  if (sure == null) return [`cosine ${cosine(score)}`];
-  return [`${percent(sure)} sure`, make("span", { className: "exact", textContent: ` · ${cosine(score)}` })];
-}
+/** How well a photo fits: how sure it is where that can be said, else the cosine. */
+const fitOf = ({ sure, score }) => (sure == null ? `cosine ${cosine(score)}` : `${percent(sure)} sure`);
 
 /** A picture of a photo, which keeps its shape while it loads. */
 export function thumbnail(photo) {
@@ -67,7 +64,7 @@ export function gallery(photos, { chosen, like, className = "" }) {
         "div",
         { className: "told" },
         make("span", { className: "name", textContent: titleOf(photo), title: titleOf(photo) }),
-        make("span", { className: "how" }, make("span", {}, ...fitOf(photo)), others),
+        make("span", { className: "how" }, make("span", { textContent: fitOf(photo) }), others),
         make("span", { className: "track", "aria-hidden": "true", "--part": Math.max(0, photo.sure ?? photo.score) }),
       ),
     );

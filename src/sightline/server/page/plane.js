@@ -1,15 +1,18 @@
 // Points on a canvas that can be moved and zoomed, by mouse, touch and keyboard. Few in view are drawn as photos.
 
+import { drawNames } from "./names.js";
+
 const NEAR = 14; // pixels from a point that count as on it
-const MANY = 5000; // points, of which each is a square: circles would take too long to draw
+const MANY = 5000; // points, of which each is a square, and names may lie over them: else drawing would take too long
 const PICTURES = 80; // as many photos are drawn at most
 const MARGIN = 0.14; // of the canvas around the whole map
+const STRETCH = 1.5; // as much wider than high, or higher than wide, a map is drawn to fill its canvas
 const [LEAST, MOST] = [0.8, 400]; // zoom
 
 export class Plane {
   /**
    * Points {x, y, cluster} from -1 to 1 and clusters {name, x, y}. `hovered(point, x, y)` and `chosen(point)` are told
-   * of; `colours()` gives {clusters, ink, card}; `picture(point, image)` loads its picture into an image.
+   * of; `colours()` gives {clusters, ink, card, edge}; `picture(point, image)` loads its picture into an image.
    */
   constructor(canvas, { points, clusters }, { hovered, chosen, colours, picture }) {
     Object.assign(this, { canvas, points, clusters, hovered, chosen, colours, picture, only: null });
@@ -62,16 +65,20 @@ export class Plane {
     });
   }
 
-  get #scale() {
-    return (Math.min(this.width, this.height) * (1 - MARGIN) * this.view.zoom) / 2;
+  /** Pixels for 1 of the map, to the right and down. */
+  get #scales() {
+    const least = Math.min(this.width, this.height) * STRETCH;
+    return [this.width, this.height].map((side) => (Math.min(side, least) * (1 - MARGIN) * this.view.zoom) / 2);
   }
 
   #toScreen({ x, y }) {
-    return [this.width / 2 + (x - this.view.x) * this.#scale, this.height / 2 - (y - this.view.y) * this.#scale];
+    const [across, down] = this.#scales;
+    return [this.width / 2 + (x - this.view.x) * across, this.height / 2 - (y - this.view.y) * down];
   }
 
   #toMap(x, y) {
-    return [this.view.x + (x - this.width / 2) / this.#scale, this.view.y - (y - this.height / 2) / this.#scale];
+    const [across, down] = this.#scales;
+    return [this.view.x + (x - this.width / 2) / across, this.view.y - (y - this.height / 2) / down];
   }
 
   #paint() {
@@ -86,13 +93,16 @@ export class Plane {
     const size = Math.max(2, Math.min(7, (104 / Math.sqrt(this.points.length)) * Math.sqrt(this.view.zoom)));
     const arePictures = shown.length <= PICTURES;
     this.side = arePictures ? Math.max(34, Math.min(76, this.width / 11)) : 0; // of a picture, in pixels
+    const boxes = [];
     for (const [point, x, y] of shown) {
       context.globalAlpha = this.only === null || this.only === point.cluster ? 1 : 0.15;
       const colour = colours.clusters[point.cluster % colours.clusters.length];
-      if (!arePictures || !this.#picture(point, x, y, colour)) this.#dot(x, y, size, colour, colours.card);
+      const photo = arePictures && this.#picture(point, x, y, colour);
+      boxes.push(photo || { left: x - size, top: y - size, width: 2 * size, height: 2 * size });
+      if (!photo) this.#dot(x, y, size, colour, colours.card);
     }
     context.globalAlpha = 1;
-    this.clusters.forEach((cluster, i) => this.#name(cluster, i, colours));
+    drawNames(context, this.#names(colours), boxes.length > MANY ? [] : boxes, { ...colours, width, height });
   }
 
   #dot(x, y, size, colour, edge) {
@@ -108,7 +118,7 @@ export class Plane {
     context.stroke();
   }
 
-  /** Draws the photo itself, in the frame of its cluster; false while it is not loaded. */
+  /** Draws the photo itself, in the frame of its cluster, and gives its box; null while it is not loaded. */
   #picture(point, x, y, colour) {
     let image = this.pictures.get(point.id);
     if (!image) {
@@ -117,30 +127,23 @@ export class Plane {
       this.picture(point, image);
       this.pictures.set(point.id, image);
     }
-    if (!image.complete || !image.naturalWidth) return false;
+    if (!image.complete || !image.naturalWidth) return null;
     const scale = this.side / Math.max(image.naturalWidth, image.naturalHeight);
     const [w, h] = [image.naturalWidth * scale, image.naturalHeight * scale];
+    const box = { left: x - w / 2 - 2, top: y - h / 2 - 2, width: w + 4, height: h + 4 };
     this.context.fillStyle = colour;
-    this.context.fillRect(x - w / 2 - 2, y - h / 2 - 2, w + 4, h + 4);
+    this.context.fillRect(box.left, box.top, box.width, box.height);
     this.context.drawImage(image, x - w / 2, y - h / 2, w, h);
-    return true;
+    return box;
   }
 
-  #name({ name, x, y }, number, { ink, card }) {
-    const { context } = this;
-    if (this.only !== null && this.only !== number) return;
-    const [left, top] = this.#toScreen({ x, y });
-    Object.assign(context, {
-      font: "600 14px system-ui, sans-serif",
-      textAlign: "center",
-      textBaseline: "middle",
-      lineJoin: "round",
-      strokeStyle: card,
-      lineWidth: 5,
-      fillStyle: ink,
+  /** What stands on the map of the clusters that are not faded, the largest first. */
+  #names(colours) {
+    const named = this.clusters.map(({ name, x, y }, i) => {
+      const [left, top] = this.#toScreen({ x, y });
+      return { name, x: left, y: top, colour: colours.clusters[i % colours.clusters.length] };
     });
-    context.strokeText(name, left, top);
-    context.fillText(name, left, top);
+    return named.filter((_, i) => this.only === null || this.only === i);
   }
 
   #place(event) {
@@ -177,8 +180,9 @@ export class Plane {
     this.fingers.set(event.pointerId, place);
     const [newMiddle, newSpread] = this.#grip();
     this.travelled += Math.hypot(place[0] - before[0], place[1] - before[1]);
-    this.view.x -= (newMiddle[0] - middle[0]) / this.#scale;
-    this.view.y += (newMiddle[1] - middle[1]) / this.#scale;
+    const [across, down] = this.#scales;
+    this.view.x -= (newMiddle[0] - middle[0]) / across;
+    this.view.y += (newMiddle[1] - middle[1]) / down;
     this.hovered(null);
     if (spread && newSpread) this.zoom(newSpread / spread, newMiddle);
     else this.draw();
@@ -204,8 +208,8 @@ export class Plane {
 
   #key(event) {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const step = 60 / this.#scale;
-    const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] };
+    const [across, down] = this.#scales.map((scale) => 60 / scale);
+    const moves = { ArrowLeft: [-across, 0], ArrowRight: [across, 0], ArrowUp: [0, down], ArrowDown: [0, -down] };
     if (event.key in moves) {
       this.view.x += moves[event.key][0];
       this.view.y += moves[event.key][1];

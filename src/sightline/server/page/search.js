@@ -6,7 +6,7 @@ import { photosGivenTo } from "./given.js";
 import { gallery, search, similar, thumbnail, titleOf } from "./photos.js";
 import { view } from "./viewer.js";
 
-const IDEAS = ["a cat", "a rocket", "a cup of coffee", "a woman", "a clock", "a bicycle"];
+const IDEAS = ["a cat", "a rocket", "a cup of coffee", "a woman", "a clock"];
 const TOP = 48;
 const NEAREST = 12; // photos that are shown beside the matches, until more are wanted
 const FIELDS = {
@@ -102,7 +102,7 @@ function showFound({ data }, text) {
   status(
     matches.length
       ? `${counted(matches.length, "photo")} ${matches.length === 1 ? "matches" : "match"} “${text}”.`
-      : `No photo matches “${text}”. The nearest are below: the best is ${percent(best)} sure, a match 95% or more.`,
+      : `No photo matches “${text}”: the best is ${percent(best)} sure, a match 95% or more. The nearest are below.`,
   );
 }
 
@@ -113,7 +113,11 @@ function more(left, show) {
     className: "rest",
     textContent: `${counted(left.length, "more photo")}`,
   });
-  all.onclick = () => all.replaceWith(show(left, "others"));
+  all.onclick = () => {
+    const shown = show(left, "others");
+    all.replaceWith(shown);
+    shown.querySelector("button").focus({ preventScroll: true });
+  };
   return left.length ? [all] : [];
 }
 
@@ -121,6 +125,7 @@ function more(left, show) {
 function like(found) {
   for (const name of ["q", "more", "less"]) byId(FIELDS[name]).value = "";
   lookFor({ id: found.id, name: titleOf(found), found });
+  byId("panel-search").focus({ preventScroll: true }); // the button that was pressed goes
   scrollTo({ top: 0 });
 }
 

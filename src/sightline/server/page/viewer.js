@@ -10,6 +10,7 @@ const FAINT = 1.5; // heat below which nothing is said to stand out: 1 and 2 are
 const latest = onlyLatest();
 let photos = [];
 let at = 0;
+let asked = ""; // the text that the photos were found by
 let like = () => {};
 
 const status = (text, kind) => say(byId("viewer-status"), text, kind);
@@ -18,8 +19,8 @@ const status = (text, kind) => say(byId("viewer-status"), text, kind);
 export function view(list, photo, { text = "", similar }) {
   photos = list;
   like = similar;
+  asked = text;
   byId("viewer-text").value = text;
-  byId("viewer-why").lastChild.textContent = text ? "Why it matched" : "Show where";
   start();
   showPhoto(photos.indexOf(photo));
   byId("viewer").showModal();
@@ -46,9 +47,15 @@ function showPhoto(next) {
   noHeat();
 }
 
+/** A photo that does not match is not said to: there it is only shown where it is most like the text. */
+function nameHeat() {
+  const isWhy = photos[at].match && byId("viewer-text").value === asked;
+  byId("viewer-why").lastChild.textContent = isWhy ? "Why it matched" : "Show where";
+}
+
 const facts = (photo) =>
   [
-    photo.sure != null && `${percent(photo.sure)} sure`,
+    photo.sure != null && `${percent(photo.sure)} sure: ${photo.match ? "a match" : "too little for a match"}`,
     photo.score != null && `cosine ${cosine(photo.score)}`,
     photo.moment != null && `at ${clock(photo.moment)}`,
     photo.taken && `taken ${photo.taken.slice(0, 16).replace("T", " ")}`,
@@ -62,6 +69,7 @@ function noHeat() {
   byId("viewer-stage").classList.remove("heated");
   byId("viewer-why").setAttribute("aria-pressed", "false");
   byId("viewer-scale").hidden = true;
+  nameHeat();
   status("");
 }
 
@@ -73,7 +81,7 @@ async function why(event) {
   noHeat();
   if (!text) return status("Write what to look for in this photo.");
   const [photo, signal] = [photos[at], latest()];
-  status("Looking at 59 parts of the photo…", "working");
+  status("Looking at the photo part by part…", "working");
   try {
     const map = await explain(photo, text, { signal, waiting: (line) => status(line, "working") });
     if (signal.aborted) return;
@@ -114,7 +122,7 @@ function start() {
   byId("viewer-heat").onsubmit = why;
   byId("viewer-text").oninput = noHeat;
   byId("viewer-similar").onclick = () => {
-    dialog.close();
+    dialog.close(); // which gives the focus back: what comes then may take it
     like(photos[at]);
   };
   scale(byId("viewer-scale").querySelector("canvas"));
