@@ -446,7 +446,8 @@ def test_an_index_of_another_model_is_not_searched(own: Served) -> None:
 
 def test_without_an_index_there_are_no_photos() -> None:
     with TestClient(create_app(counting_encoder()[0]), base_url="http://localhost") as api:
-        for path in ("photos", "photos/x", "photos/x/thumbnail", "photos/x/image", "map"):
+        assert api.get("/v1/photos").json() == {"object": "photos", "count": 0, "videos": 0, "map": False}
+        for path in ("photos/x", "photos/x/thumbnail", "photos/x/image", "map"):
             reply = api.get(f"/v1/{path}")
             assert (reply.status_code, reply.json()["error"]["code"]) == (404, "no_index")
         for path, request in (("search", {"query": "a"}), ("similar", {"id": "x"})):

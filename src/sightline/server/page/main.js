@@ -66,7 +66,7 @@ function byKeyboard(event) {
 
 async function begin() {
   const photos = await get("v1/photos").catch((error) => {
-    if (error.status !== 404) trouble(error); // 404: a server without an index
+    trouble(error);
     return null;
   });
   byId("tab-search").hidden = !(photos?.count || photos?.videos);
