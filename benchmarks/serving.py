@@ -17,6 +17,7 @@ import json
 import math
 import os
 import random
+import socket
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pybase64
 
@@ -124,16 +126,20 @@ def serve(kind: str, model: str, queue_length: int) -> None:
     """In a process of its own: print the port, and serve."""
     import uvicorn
 
-    from sightline.cli.serve import _listen
     from sightline.server.app import create_app
+    from sightline.server.protocol import Protocol
     from sightline.server.settings import Settings
 
     clip = sightline.load(model, device="cpu")
     settings = Settings(queue_length=queue_length, max_items=min(queue_length, Settings.max_items))
-    app = create_app(clip, settings=settings) if kind == "Sightline" else plain(clip)
-    listening = _listen("127.0.0.1", 0)
+    config: dict[str, Any] = {"log_config": None, "access_log": False}
+    if kind == "Sightline":
+        config |= {"app": create_app(clip, settings=settings), "http": Protocol}
+    else:
+        config |= {"app": plain(clip)}
+    listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
     print(listening.getsockname()[1], flush=True)
-    uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False)).run([listening])
+    uvicorn.Server(uvicorn.Config(**config)).run([listening])
 
 
 def plain(clip: Encoder):

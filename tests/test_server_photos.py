@@ -5,103 +5,23 @@ import io
 import json
 import os
 import shutil
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2 as httpx
 import numpy as np
 import pytest
-from fastapi.testclient import TestClient
 from PIL import Image
 
-import sightline.server.library as library_room
 import sightline.server.pictures as pictures
-from index_files import age, counting_encoder, draw
-from serving import data_uri, running, wait_until
+from index_files import draw
+from photo_fixtures import Served, id_of, names, search
+from serving import data_uri
 from sightline.index.filters import Filters
-from sightline.index.image_index import ImageIndex
 from sightline.index.queries import Term
-from sightline.index.searching import Result, Searching
-from sightline.server.app import create_app
+from sightline.index.searching import Result
 from sightline.server.library import Ids
-from sightline.server.settings import Settings
 
-HOSTILE = [
-    b"<img src=x onerror=alert(1)>.jpg",
-    b"=cmd|'calc'!A1.jpg",
-    b"a\nb\r\nX-Evil: 1\xff.jpg",
-    b"%2e%2e%2f..\\x.jpg",
-]
-Served = tuple[TestClient, ImageIndex, Path]
-
-
-def draw_library(folder: Path) -> Path:
-    """Photos in two folders, one of them twice, some with names that mean harm, one with metadata and a place."""
-    for number in range(6):
-        draw(folder / f"{number:02}.jpg", number)
-    for number in range(10, 13):
-        draw(folder / "2019" / f"{number}.jpg", number)
-    shutil.copy(folder / "03.jpg", folder / "copy.jpg")
-    for number, name in enumerate(HOSTILE, 20):
-        draw(folder / "x.jpg", number)
-        os.rename(folder / "x.jpg", os.path.join(os.fsencode(folder), name))
-    exif = Image.Exif()
-    exif[0x010E] = "a secret"
-    exif.get_ifd(0x8769)[0x9003] = "2021:05:06 07:08:09"
-    exif.get_ifd(0x8825).update({1: "N", 2: (47.0, 22.0, 0.0), 3: "E", 4: (8.0, 32.0, 0.0)})
-    with Image.open(folder / "00.jpg") as image:
-        image.resize((900, 600)).save(folder / "large.jpg", exif=exif, comment=b"a secret")
-    age(folder / "copy.jpg", 3)
-    age(folder / "large.jpg", 40)
-    return folder
-
-
-@contextmanager
-def serving(index: ImageIndex, **limits: Any) -> Iterator[TestClient]:
-    app = create_app(index.clip, index=index.folder, settings=Settings(**limits))
-    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as asked:
-        yield asked
-
-
-def make_index(folder: Path) -> ImageIndex:
-    index = ImageIndex.open(folder / "index", counting_encoder()[0])
-    index.update(draw_library(folder / "photos"))
-    return index
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """For tests that change nothing."""
-    folder = tmp_path_factory.mktemp("server-of-secrets")
-    index = make_index(folder)
-    with serving(index) as api:
-        yield api, index, folder / "photos"
-    index.close()
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Served]:
-    index = make_index(tmp_path)
-    with serving(index) as api:
-        yield api, index, tmp_path / "photos"
-    index.close()
-
-
-def search(api: TestClient, path: str = "search", **request: Any) -> list[dict[str, Any]]:
-    reply = api.post(f"/v1/{path}", json=request)
-    assert reply.status_code == 200, reply.text
-    return reply.json()["data"]
-
-
-def names(found: list[dict[str, Any]]) -> list[str]:
-    return [photo["name"] for photo in found]
-
-
-def id_of(api: TestClient, name: str) -> str:
-    return next(photo["id"] for photo in search(api, query="a", top_k=100) if photo["name"] == name)
+pytest_plugins = ["photo_fixtures"]
 
 
 def agrees(found: list[dict[str, Any]], expected: list[Result], root: Path, atol: float = 1e-5) -> None:
@@ -383,140 +303,3 @@ def test_what_has_gone_or_become_something_else_has_no_picture(own: Served, tmp_
         assert reply.status_code == 404, name
         assert reply.json()["error"]["code"] in ("photo_not_found", "no_picture")
         assert str(tmp_path) not in reply.text
-
-
-# ── an index that changes, and one that fails ────────────────────────────────────────────────────────────────────────
-
-
-def test_what_is_indexed_meanwhile_is_found_and_what_has_gone_is_not(own: Served) -> None:
-    api, index, root = own
-    gone, moved = id_of(api, "00.jpg"), id_of(api, "01.jpg")
-    (root / "00.jpg").unlink()
-    os.rename(root / "01.jpg", root / "renamed.jpg")
-    draw(root / "new.jpg", 77)
-    index.update()
-    found = names(search(api, query="a", top_k=100))
-    assert {"new.jpg", "renamed.jpg"} <= set(found)
-    assert {"00.jpg", "01.jpg"}.isdisjoint(found)
-    assert api.get(f"/v1/photos/{gone}").status_code == 404
-    assert api.get(f"/v1/photos/{gone}/thumbnail").status_code == 404
-    assert api.post("/v1/similar", json={"id": gone}).status_code == 404
-    assert api.get(f"/v1/photos/{moved}").json()["name"] == "renamed.jpg"
-
-
-def test_an_index_in_the_place_of_another_is_opened_anew(own: Served) -> None:
-    api, index, root = own
-    assert len(search(api, query="a", top_k=100)) == 14
-    index.close()
-    shutil.rmtree(index.folder)
-    reply = api.post("/v1/search", json={"query": "a"})
-    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "unavailable")
-    assert reply.headers["retry-after"] == "1"
-    with ImageIndex.open(index.folder, index.clip) as other:
-        (root / "00.jpg").unlink()
-        other.update(root)
-    assert len(search(api, query="a", top_k=100)) == 13
-
-
-def test_an_index_that_cannot_be_used_is_said_to_be_without_its_path(own: Served, caplog: Any) -> None:
-    api, index, root = own
-    index.close()
-    catalogue = index.folder / "catalogue.sqlite"
-    whole = catalogue.read_bytes()
-    for path in index.folder.glob("catalogue.sqlite-*"):
-        path.unlink()
-    for broken in (b"", b"no database at all", whole[:100] + b"\xff" * (len(whole) - 100)):
-        catalogue.unlink()
-        catalogue.write_bytes(broken)
-        reply = api.post("/v1/search", json={"query": "a"})
-        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "unavailable")
-        assert str(root.parent) not in reply.text
-    assert str(root.parent) in caplog.text  # where the one who runs it reads it
-    catalogue.unlink()
-    catalogue.write_bytes(whole)
-    assert len(search(api, query="a", top_k=100)) == 14
-
-
-def test_an_index_of_another_model_is_not_searched(own: Served) -> None:
-    api, index, _ = own
-    with ImageIndex.open(index.folder, counting_encoder(seed=3)[0]) as other:
-        other.update(re_encode=True)
-    assert api.post("/v1/search", json={"query": "a"}).status_code == 503
-
-
-def test_without_an_index_there_are_no_photos() -> None:
-    with TestClient(create_app(counting_encoder()[0]), base_url="http://localhost") as api:
-        assert api.get("/v1/photos").json() == {"object": "photos", "count": 0, "videos": 0, "map": False}
-        for path in ("photos/x", "photos/x/thumbnail", "photos/x/image", "map"):
-            reply = api.get(f"/v1/{path}")
-            assert (reply.status_code, reply.json()["error"]["code"]) == (404, "no_index")
-        for path, request in (("search", {"query": "a"}), ("similar", {"id": "x"})):
-            assert api.post(f"/v1/{path}", json=request).status_code == 404
-
-
-def test_photos_are_shown_to_who_has_the_key(own: Served) -> None:
-    open_to_all, index, _ = own
-    some = id_of(open_to_all, "00.jpg")
-    with serving(index, api_key="k") as api:
-        for path in ("photos", f"photos/{some}/thumbnail", f"photos/{some}/image", "map"):
-            assert api.get(f"/v1/{path}").status_code == 401
-        asked = api.post("/v1/search", json={"query": "a"}, headers={"authorization": "Bearer k"})
-        path = f"/v1/photos/{asked.json()['data'][0]['id']}/image"
-        assert api.get(path).status_code == 401
-        assert api.get(path, headers={"authorization": "Bearer k"}).status_code == 200
-        assert api.get(f"/v1/photos/{some}", headers={"authorization": "Bearer k"}).status_code == 404  # another seal
-
-
-def test_the_server_answers_while_the_index_searches(own: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, index, _ = own
-    reached, go_on = threading.Event(), threading.Event()
-    ask = Searching.ask
-
-    def slow(*given: Any) -> list[Result]:
-        reached.set()
-        go_on.wait(10)
-        return ask(*given)
-
-    monkeypatch.setattr(Searching, "ask", slow)
-    monkeypatch.setattr(library_room, "_MOST_WAITING", 1)
-    statuses: list[int] = []
-    with running(create_app(index.clip, index=index.folder)) as address:
-
-        def post() -> None:
-            statuses.append(httpx.post(f"{address}/v1/search", json={"query": "a"}, timeout=20).status_code)
-
-        asking = threading.Thread(target=post)
-        asking.start()
-        assert reached.wait(10)
-        assert httpx.get(f"{address}/health").status_code == 200
-        assert httpx.post(f"{address}/v1/embeddings", json={"input": "a"}).status_code == 200
-        assert httpx.get(f"{address}/v1/photos").status_code == 200
-        full = httpx.post(f"{address}/v1/search", json={"query": "a"})
-        assert (full.status_code, full.headers["retry-after"]) == (429, "1")
-        go_on.set()
-        asking.join()
-        wait_until(lambda: httpx.post(f"{address}/v1/search", json={"query": "a"}).status_code == 200)
-    assert statuses == [200]
-
-
-# ── videos ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_moments_of_a_video_are_found_and_shown(tmp_path: Path) -> None:
-    pytest.importorskip("av")
-    from test_video import BLUE, GREEN, RED, film
-
-    root = tmp_path / "photos"
-    draw(root / "a.jpg", 1)
-    film(root / "film.mp4", [(RED, 4), (GREEN, 3), (BLUE, 5)])
-    with ImageIndex.open(tmp_path / "index", counting_encoder()[0]) as index:
-        index.update(root)
-        with serving(index) as api:
-            assert api.get("/v1/photos").json() == {"object": "photos", "count": 1, "videos": 1, "map": True}
-            found = search(api, query="a", types=["video"])
-            assert len(found) == 3
-            green = next(photo for photo in found if round(photo["moment"]) == 4)
-            assert (green["kind"], green["name"]) == ("video", "film.mp4")
-            picture = Image.open(io.BytesIO(api.get(f"/v1/photos/{green['id']}/thumbnail").content))
-            assert int(np.argmax(picture.getpixel((30, 20)))) == 1
-            assert names(search(api, "similar", id=green["id"])) == ["a.jpg"]
