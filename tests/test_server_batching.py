@@ -60,6 +60,16 @@ def run(
     asyncio.run(main())
 
 
+def test_batches_are_of_few_sizes() -> None:
+    async def test(batcher: Batcher, tower: Tower) -> None:
+        for number in range(1, 60):
+            await asyncio.gather(*(ask(batcher, each) for each in range(number)))
+        assert {len(batch) for batch in tower.batches} <= {1, 2, 3, 4, 6, 8, 12, 16, 20}
+        assert sum(map(len, tower.batches)) == sum(range(60))
+
+    run(test, batch_size=20)
+
+
 async def begun(tower: Tower) -> None:
     await asyncio.to_thread(tower.begun.wait, 10)
 

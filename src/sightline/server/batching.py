@@ -55,7 +55,8 @@ class Batcher:
         metrics: Metrics,
     ):
         self._encoders = encoders
-        self._batch_size, self._deadline, self._queue_length = batch_size, deadline, queue_length
+        self._deadline, self._queue_length = deadline, queue_length
+        self._sizes = {batch_size, *(size for k in range(16) for size in (2**k, 3 * 2**k) if size < batch_size)}
         self._metrics = metrics
         self._waiting: dict[str, deque[_Item]] = {kind: deque() for kind in encoders}
         self._inside = dict.fromkeys(encoders, 0)
@@ -153,16 +154,20 @@ class Batcher:
                     continue
                 queue, wait = self._waiting[kind], self._patience(kind)
                 if wait <= 0:
-                    return kind, [queue.popleft() for _ in range(min(self._batch_size, len(queue)))]
+                    return kind, [queue.popleft() for _ in range(self._size(len(queue)))]
                 self._changed.wait(wait)
         return None
+
+    def _size(self, waiting: int) -> int:
+        """How many of those that wait to encode together: one of few numbers, as oneDNN keeps code for each."""
+        return max(size for size in self._sizes if size <= waiting)
 
     def _oldest(self, kind: str) -> float:
         return self._waiting[kind][0].arrived
 
     def _patience(self, kind: str) -> float:
         """Seconds to wait for more: none if as many are there as came together the last time."""
-        if len(self._waiting[kind]) >= min(self._batch_size, self._last[kind]):
+        if len(self._waiting[kind]) >= self._last[kind]:
             return 0.0
         return self._oldest(kind) + self._deadline - time.monotonic()
 

@@ -24,7 +24,8 @@ from sightline.server.schemas import Image, ImagePart
 from sightline.server.settings import Settings
 
 S = TypeVar("S", bound=BaseModel)
-_LARGE = 2**16  # bytes that are parsed in the event loop; more go to a thread
+# Bytes that are parsed in the event loop; more go to a thread, which costs a photo's JSON more than its parsing.
+_LARGE, _LARGE_FORM = 2**18, 2**16
 _MOST_FIELDS = 10_000
 _MOST_KEYS = 10_000  # in JSON: each may be a fault, and pydantic tells of all of them
 
@@ -46,7 +47,7 @@ async def read(request: Request, schema: type[S]) -> Given[S]:
     settings, body = request.app.state.settings, await request.body()
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        if len(body) <= _LARGE:
+        if len(body) <= _LARGE_FORM:
             return await _parse_form(body, request.headers, schema, settings)
         return await request.app.state.features.run(
             lambda: asyncio.run(_parse_form(body, request.headers, schema, settings))
