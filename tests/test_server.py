@@ -152,9 +152,9 @@ def test_what_was_encoded_is_not_encoded_again() -> None:
         images, texts = Gate(api.app, "image"), Gate(api.app, "text")  # type: ignore[arg-type]
         for _ in range(3):
             api.post("/v1/classify", json={"images": [data_uri(RED)], "labels": ["cat", "dog"]})
-        assert (images.batches, texts.batches) == ([1], [5, 2])  # the background, then the labels
+        assert (images.batches, texts.batches) == ([1], [4, 1, 2])  # the background in five prompts, then the labels
         api.post("/v1/classify", json={"images": [data_uri(RED)], "labels": ["dog", "cat", "bird"]})
-        assert (images.batches, texts.batches) == ([1], [5, 2, 1])
+        assert (images.batches, texts.batches) == ([1], [4, 1, 2, 1])
 
 
 def test_a_cache_holds_no_more_than_it_may() -> None:
