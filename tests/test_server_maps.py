@@ -57,7 +57,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
 
 
 def the_map(api: TestClient) -> dict[str, Any]:
-    wait_until(lambda: api.get("/v1/map").status_code != 202)
+    wait_until(lambda: api.get("/v1/map").status_code != 202, seconds=60)  # a process of low priority makes it
     reply = api.get("/v1/map")
     assert reply.status_code == 200, reply.text
     return reply.json()
