@@ -191,7 +191,7 @@ def starter_top1() -> tuple[int, int]:
         classifier = sightline.ZeroShotClassifier(
             clip, sightline.class_names("imagenet"), sightline.template_set("imagenet")
         )
-        named.append(classifier.decision_function(photos).argmax(axis=1))
+        named.append(classifier.logits(photos).argmax(axis=1))
     return int((named[0] == named[1]).sum()), len(photos)
 
 

@@ -226,7 +226,7 @@ SKIPPED = {
     "no label in Parquet": (
         lambda folder: parquet_of(folder, image=[picture(0)] * 9, label=["x"] * 8 + [None]),
         "row 9",
-        "has None for a label",
+        "has no label",
     ),
 }  # fmt: skip
 

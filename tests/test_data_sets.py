@@ -134,7 +134,9 @@ def test_a_missing_split_is_named_with_those_that_are_there(tmp_path: Path) -> N
 
 
 def test_a_set_of_training_images_alone_is_measured_on_them_and_one_without_a_test_is_not() -> None:
-    assert DataSet("a", ("train",), ("b", "c")).measured == "train"
+    alone = DataSet("a", ("train",), ("b", "c"))
+    assert (alone.measured, alone.training) == ("train", None)
+    assert DataSet("a", ("train", "dev"), ("b", "c")).training == "train"
     with pytest.raises(DataError, match="a: has no split to measure on: it has train, extra, needed is a 'test'"):
         _ = DataSet("a", ("train", "extra"), ("b", "c")).measured
 
@@ -147,6 +149,16 @@ def test_a_label_that_is_no_class_is_named_with_its_row(tmp_path: Path) -> None:
         f"{path}, row 2: has the label 'hound', which is none of the 10 classes of cifar10/test "
         "('airplane', 'automobile', 'bird', …): correct it, or name the data by its path to take its labels as they are"
     )
+
+
+def test_of_data_that_is_named_by_its_path_nobody_is_told_to_do_so(tmp_path: Path) -> None:
+    folder = classes(tmp_path / "birds", "wren", "owl")
+    (folder / "classnames.txt").write_text("wren\ntit\n")
+    with pytest.raises(DataError, match=r"has the label 'owl', .*\('wren', 'tit'\): correct it, or classnames\.txt$"):
+        open_data_set(folder).open("test")
+    (folder / "classnames.txt").unlink()
+    with pytest.raises(DataError, match=r"has the label 'owl', .*\('wren', 'tit'\): correct it$"):
+        open_labelled(folder, ("wren", "tit"))
 
 
 def test_labels_that_are_in_one_split_alone_are_classes_of_both(tmp_path: Path) -> None:

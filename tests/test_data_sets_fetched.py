@@ -15,7 +15,8 @@ import pytest
 from data_files import picture, write_tar
 from sightline.errors import DataError, DownloadError
 from sightline.evaluate import fetching
-from sightline.evaluate.data_sets import open_captioned, open_data_set
+from sightline.evaluate.data_sets import open_captioned, open_data_set, open_measurable
+from sightline.evaluate.hugging_face import is_of_the_hub
 from sightline.evaluate.named_sets import describe
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -246,10 +247,38 @@ def test_what_has_no_images_or_is_not_there_is_one_line(datasets: Any, tmp_path:
     datasets.Dataset.from_dict({"label": ["a", "b"]}).to_parquet(tmp_path / "none" / "test.parquet")
     with pytest.raises(DataError, match="none/test: has no column of images; it has 'label'"):
         open_data_set(f"hf:{tmp_path / 'none'}").open("test")
-    for name in ("hf:owner/of-nothing", "hf:", f"hf:{tmp_path / 'gone'}"):
-        with pytest.raises(DataError, match=f"^{name}: cannot be loaded \\(") as caught:
-            open_data_set(name)
-        assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=r"^hf:owner/of-nothing: cannot be loaded \(") as caught:
+        open_data_set("hf:owner/of-nothing")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "./gone", "/gone", "~/gone", "a/b/c", "../a"])
+def test_a_folder_that_is_not_there_is_no_repository_s_name(name: str) -> None:
+    with pytest.raises(DataError) as caught:
+        open_data_set(f"hf:{name}")
+    assert str(caught.value) == f"hf:{name}: there is no such folder, and it is no owner/name of Hugging Face"
+    assert not is_of_the_hub(name)
+    assert is_of_the_hub("owner/name:configuration")
+
+
+def test_a_label_that_is_missing_is_no_reason_to_measure_captions(datasets: Any, tmp_path: Path) -> None:
+    """Neither where there are labels alone nor where captions stand beside them."""
+    words = datasets.Value("string")
+    splits = {"test": {"label": ["wren", None, "owl"]}}
+    with pytest.raises(DataError, match=r"labels/test, row 2: has no label$"):
+        open_measurable(saved(datasets, tmp_path / "labels", splits, label=words))
+    splits["test"]["caption"] = ["a", "b", "c"]
+    with pytest.raises(DataError, match=r"both/test, row 2: has no label$"):
+        open_measurable(saved(datasets, tmp_path / "both", splits, label=words, caption=words))
+    said = open_measurable(saved(datasets, tmp_path / "said", {"test": {"caption": ["a"]}}, caption=words))
+    assert (said.class_names, said.measured) == ((), "test")
+
+
+def test_a_training_split_alone_is_measured_and_not_learned_from(datasets: Any, tmp_path: Path) -> None:
+    name = saved(datasets, tmp_path / "a", {"train": {"label": ["wren", "owl"]}}, label=datasets.Value("string"))
+    data = open_measurable(name)
+    assert (data.measured, data.training) == ("train", None)
+    assert "what is measured is its training split" in data.notes[0]
 
 
 def test_of_attempts_that_fail_nothing_is_said(

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from data_files import picture
 from sightline.cli import app
 from sightline.evaluate.comparisons import Comparison, best, compare, holm
+from sightline.evaluate.data_sets import open_measurable
 from sightline.evaluate.run import read_results
-from sightline.evaluate.subject import Settings, Subject, open_measurable
+from sightline.evaluate.subject import Settings, Subject
 from sightline.evaluate.tasks import TASKS
 from tiny import small_vocabulary
 
@@ -346,7 +347,7 @@ def test_a_task_that_fails_leaves_the_others_and_is_said(models: list[str], tmp_
     write_split(tmp_path / "data" / "test", ant=2, bee=2)
     arguments = ("--data", tmp_path / "data", "--tasks", "zero-shot,probe", "--out", tmp_path / "out")
     said = run("--model", models[0], *arguments, code=3)
-    assert "left out: probe on data: all labels are one class" in said.stderr
+    assert "left out: probe on data: all labels are one class ('ant'): there is nothing to tell apart" in said.stderr
     assert set(rows(tmp_path / "out", "zero-shot")) == {"top-1", "mean per class"}
 
 

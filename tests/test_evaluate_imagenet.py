@@ -63,7 +63,7 @@ def run(folder: Path, data: Path, names: str, out: Path) -> str:
         given = ["evaluate", "--model", folder / "model", *arguments, "--out", out]
         said = CliRunner().invoke(app, list(map(str, given)), catch_exceptions=False)
     assert said.exit_code == 0, said.output
-    return said.stderr
+    return said.stdout + said.stderr
 
 
 def cosines(folder: Path, data: Path, name: str) -> tuple[np.ndarray, np.ndarray, float]:
@@ -88,15 +88,34 @@ def test_beside_a_set_of_some_classes_stands_imagenet_of_the_same(data: Path, me
     assert "imagenet top-1, same classes" not in found.figures("measured0/model", "imagenetv2", "zero-shot")
 
 
-def test_beside_one_baseline_effective_robustness_is_the_difference_of_the_drops(data: Path, measured) -> None:
-    folder, found, _ = measured
-    top1 = {}
+OVER = "effective robustness over ResNet-101"
+
+
+def test_beside_one_baseline_effective_robustness_is_the_difference_of_the_drops(
+    data: Path, measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _, _ = measured
+    monkeypatch.setattr("sightline.evaluate.shifts.COMPARABLE", 1)
+    said, top1 = run(folder, data, "imagenet,imagenetv2", tmp_path / "out"), {}
+    found = read_results(tmp_path / "out" / "results.json")
+    assert found is not None
+    assert "over ResNet-101 is left out" not in said
     for name in ("imagenet", "imagenetv2"):
         scores, labels, _ = cosines(folder, data, name)
         top1[name] = (scores.argmax(axis=1) == labels).mean()
-    over = found.figures("measured0/model", "imagenetv2", "zero-shot")["effective robustness over ResNet-101"]
+    over = found.figures("measured0/model", "imagenetv2", "zero-shot")[OVER]
     assert over["value"] == pytest.approx(top1["imagenetv2"] - top1["imagenet"] + 0.762 - 0.643)
     assert over["low"] <= over["value"] <= over["high"]
+    assert f"{100 * over['value']:+.1f} points ({100 * over['low']:+.1f} to " in said, "and no per cent"
+
+
+def test_a_model_far_from_the_baseline_s_accuracy_is_not_put_beside_it(measured) -> None:
+    """One that is right on nothing has nothing to lose: the difference of the drops would be its best figure."""
+    _, found, said = measured
+    for name in ("imagenetv2", "imagenet-a"):
+        assert OVER not in found.figures("measured0/model", name, "zero-shot")
+        assert f"note: zero-shot on {name}: {OVER} is left out: imagenet top-1 is " in said
+    assert "only within 15 points of that model's 76.2%" in said
 
 
 def test_the_images_of_imagenet_o_are_strangers_and_of_no_class(data: Path, measured) -> None:

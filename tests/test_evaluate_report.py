@@ -3,18 +3,21 @@
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from sightline.errors import SightlineError
-from sightline.evaluate.cells import many, p_value, shots
+from sightline.errors import InvalidArgumentError, SightlineError
+from sightline.evaluate.cells import many, matrix, p_value, shots
 from sightline.evaluate.comparisons import Comparison
+from sightline.evaluate.features import ImageFeatures
+from sightline.evaluate.found import check_taught, classified
 from sightline.evaluate.intervals import wilson
 from sightline.evaluate.report import report, write_report
 from sightline.evaluate.run import Evaluation
-from sightline.evaluate.sections import accuracy, differences, robustness
+from sightline.evaluate.sections import SECTIONS, accuracy, differences, robustness
 
 HOSTILE = "<script>alert('x')</script>$\\frac{"
 SHARE = [0.5, 0.4, 0.6]
@@ -46,6 +49,7 @@ def tables(name: str) -> dict[str, dict]:
     }  # fmt: skip
     return {
         "zero-shot": classified,
+        "probe": {**classified, "C": 1e4, "sweep": [[0.01, 0.25], [1e4, 0.75]], "training_images": 9},
         "few-shot": {"shots": [1, 2], "curve": [SHARE, SHARE], "zero_shot": SHARE, "draws": 10},
         "calibration": {"bins": [[0, None, None]] * 14 + [[20, 0.9, 0.8]]},
         "abstaining": {"curve": [[0.1, 1.0], [1, 0.5]], "thresholds": [[0.05, 0.9, SHARE, SHARE]]},
@@ -59,12 +63,14 @@ def tables(name: str) -> dict[str, dict]:
 
 FIGURES = {
     "zero-shot": ("top-1", "top-5", "mean per class"),
+    "probe": ("top-1", "top-5", "mean per class"),
     "few-shot": ("1-shot", "2-shot", "shots that equal zero-shot"),
-    "calibration": ("calibration error", "mean confidence"),
+    "calibration": ("calibration error", "error by chance alone", "mean confidence"),
     "abstaining": ("coverage at 5% error", "accuracy at 5% error", "strangers AUROC"),
     "robustness": (
         "zero-shot, uncorrupted", "zero-shot, corruptions", "probe, uncorrupted", "probe, corruptions",
-        "effective robustness over the probe",
+        "effective robustness over the probe", "zero-shot, jpeg", "zero-shot, contrast",
+        "probe, jpeg", "probe, contrast",
     ),
     "prompts": ("chosen templates", "all templates", "first chosen"),
     "bias": ("largest gap",),
@@ -174,6 +180,87 @@ def test_the_best_is_bold_only_if_it_is_surely_so() -> None:
     assert "<b>50.0%</b>" not in accuracy(found)
 
 
+def lines(html: str) -> list[list[str]]:
+    """The cells of all tables' lines, as text."""
+    rows = re.findall(r"<tr>(.*?)</tr>", html)
+    return [[re.sub(r"<[^>]*>", "", cell) for cell in re.findall(r"<td.*?</td>", row)] for row in rows]
+
+
+def test_top_5_stands_under_top_1_and_each_classifier_is_named_once() -> None:
+    found = evaluation(("one",))
+    shown = [row[:3] for row in lines(accuracy(found)) if len(row) == 4]
+    assert shown == [
+        ["ant", "zero-shot", "top-1"], ["", "", "top-5"], ["", "linear probe", "top-1"], ["", "", "top-5"],
+    ]  # fmt: skip
+    found.results = [row for row in found.results if row["name"] != "top-5"]  # of five classes or fewer
+    assert "top-5" not in accuracy(found)
+
+
+def test_the_strength_of_a_probe_and_what_was_tried_are_folded() -> None:
+    page = accuracy(evaluation(("one",)))
+    folded = page[page.index("<details>") : page.index("</details>")]
+    assert "<figcaption>ant<b>C = 10,000</b>" in folded
+    assert lines(folded)[1:] == [["0.01", "25.0%"], ["10,000", "75.0%"]]
+    assert "<b>75.0%</b>" in folded
+    assert "<b>25.0%</b>" not in folded
+
+
+def test_each_corruption_has_its_figures_folded() -> None:
+    found = evaluation(("one",))
+    found.figures("one", "ant", "robustness")["probe, jpeg"]["value"] = 0.123
+    page = robustness(found)
+    folded = page[page.index("<details>") : page.index("</details>")]
+    assert [[row[0], row[2][:5]] for row in lines(folded)[1:]] == [["jpeg", "12.3%"], ["contrast", "50.0%"]]
+    assert "severity" in re.sub(r"<details>.*</details>", "", page), "which is said below the small plots"
+
+
+def test_what_a_model_costs_stands_beside_its_accuracy_also_of_one_model_alone() -> None:
+    page = SECTIONS["efficiency"][1](evaluation(("one",)))
+    assert "50.0%" in lines(page)[-1][-1]
+    assert 'aria-label="one: 0 a second, 50.0%"' in page
+
+
+def test_beside_the_calibration_error_stands_what_chance_gives() -> None:
+    found = evaluation(("one",))
+    found.figures("one", "ant", "calibration")["error by chance alone"]["value"] = 0.034
+    assert [cell[:5] for cell in lines(SECTIONS["calibration"][1](found))[-1][2:]] == ["50.0%", "3.4% ", "50.0%"]
+
+
+def test_beside_what_the_starter_was_taught_it_is_not_said_to_have_seen_nothing() -> None:
+    found = evaluation(("one",))
+    sections = [SECTIONS[name][1] for name in ("accuracy", "few-shot", "abstaining")]
+    assert not any("was taught" in section(found) for section in sections)
+    found.models["one"]["from"] = "starter"
+    assert all("The starter was taught the names of CIFAR-10" in section(found) for section in sections)
+    assert "chosen on images that it knows" in SECTIONS["abstaining"][1](found)
+    assert not re.search("seen none|words alone", report(found).decode())
+
+
+def luminance(colour: np.ndarray) -> float:
+    """Relative luminance of sRGB (W3C, WCAG 2.1)."""
+    linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_share_of_a_confusion_matrix_can_be_read(html: bytes, scheme: str) -> None:
+    """Contrast of ink and cell as the page's own colours make them, of every per cent."""
+    roots = re.findall(r":root \{(.*?)\}", html.decode().replace("\n", " "))
+    colours = {
+        name: np.array([int(value[i : i + 2], 16) for i in (0, 2, 4)]) / 255
+        for name, value in re.findall(r"--([\w-]+): #(\w{6})\b", roots[scheme == "dark"])
+    }
+    (most,) = set(re.findall(r"calc\((\.\d+) \* var\(--part\)\)", html.decode()))
+    assert "@media (prefers-color-scheme: dark) { .matrix td.bright { color: #000; } }" in html.decode()
+    for percent in range(1, 101):
+        cells = re.findall(r"<td class='([^']*)'", matrix(["a", "b"], [[percent, 0], [percent, 0]], [100, 100]))
+        for kind, line in ((cells[0], "line-1"), (cells[2], "line-2")):
+            part = float(most) * percent / 100
+            cell = luminance(part * colours[line] + (1 - part) * colours["card"])
+            ink = 0.0 if scheme == "dark" and "bright" in kind else luminance(colours["ink"])
+            assert (max(cell, ink) + 0.05) / (min(cell, ink) + 0.05) > 3.9, (percent, line)
+
+
 def test_robustness_is_told_from_the_line_of_several_models_probes() -> None:
     found = evaluation()
     assert "over the line" not in robustness(found), "two probes of one accuracy make no line"
@@ -188,6 +275,42 @@ def test_robustness_is_told_from_the_line_of_several_models_probes() -> None:
     put("one", "zero-shot, corruptions", 0.7)
     assert "over the line of all probes" in robustness(found)
     assert "+10.0</td>" in robustness(found)
+
+
+def test_what_is_taken_for_another_once_or_twice_is_no_habit() -> None:
+    """Of a class with one image and that one wrong, 100% are taken for another."""
+    labels = np.array([0, 1, 1, *[2] * 20])
+    taken_for = np.array([1, 0, 0, *[3] * 3, *[2] * 17])
+    subject = SimpleNamespace(
+        measured=labels, settings=SimpleNamespace(seed=0), data=SimpleNamespace(class_names=tuple("abcd"))
+    )
+    found = ImageFeatures(np.ones((23, 2)), labels, np.arange(23), 0)
+    table = classified(subject, found, np.eye(4)[taken_for], {}).table  # type: ignore[arg-type]
+    assert [row[:4] for row in table["confused"]] == [[2, 3, 3, 0.15]]
+    assert table["matrix"]["images"][1] == [2, 0, 0, 0], "the matrix of few classes has them all"
+
+
+def test_where_no_confusion_is_a_habit_the_matrix_of_few_classes_is_shown_all_the_same() -> None:
+    found = evaluation(("one",))
+    found.table("one", "ant", "zero-shot")["confused"] = []  # type: ignore[index]
+    page = SECTIONS["confusion"][1](found)
+    assert "class='matrix'" in page
+    assert "taken for</th>" not in page
+    found.table("one", "ant", "zero-shot")["right"] = [4, 4, 0]  # type: ignore[index]
+    assert SECTIONS["confusion"][1](found) == ""
+
+
+def test_what_cannot_be_learned_is_said_with_the_names_of_classes() -> None:
+    def subject(taught: list[int], measured: list[int]) -> SimpleNamespace:
+        features, training = (SimpleNamespace(labels=np.array(labels)) for labels in (measured, taught))
+        data = SimpleNamespace(class_names=("ant", "bee", "cat"))
+        return SimpleNamespace(data=data, features=features, training_features=training)
+
+    with pytest.raises(InvalidArgumentError, match=r"all labels are one class \('bee'\): there is nothing"):
+        check_taught(subject([1, 1], [0, 1]))  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match=r"no class of the measured images \('cat'\) is among"):
+        check_taught(subject([0, 1], [2]), measured=True)  # type: ignore[arg-type]
+    check_taught(subject([0, 1], [2]))  # type: ignore[arg-type]
 
 
 def test_a_tie_is_said_to_be_one() -> None:

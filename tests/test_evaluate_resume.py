@@ -16,11 +16,12 @@ from data_files import picture
 from sightline.cli import app
 from sightline.encoder import Encoder
 from sightline.errors import DataError, SightlineError
+from sightline.evaluate.data_sets import open_measurable
 from sightline.evaluate.labelled import open_labelled
 from sightline.evaluate.report import report
 from sightline.evaluate.results import Evaluation, alone_in, read_results
 from sightline.evaluate.run import evaluate
-from sightline.evaluate.subject import Settings, Subject, open_measurable
+from sightline.evaluate.subject import Settings, Subject
 from sightline.evaluate.tasks import TASKS
 from tiny import small_vocabulary
 

@@ -158,7 +158,7 @@ def test_scores_and_labels_that_do_not_match_are_refused(scores, labels, says) -
 def test_the_calibration_error_by_hand() -> None:
     """Two bins: (9/15, 10/15] is sure by 0.65 and right half the time, (14/15, 1] sure by 0.98 and always right."""
     probabilities = np.array([[0.65, 0.35], [0.65, 0.35], [0.98, 0.02], [0.98, 0.02]])
-    (result,) = calibration_error(probabilities, [0, 1, 0, 0])
+    result = next(calibration_error(probabilities, [0, 1, 0, 0]))
     assert result.name == "calibration error"
     assert result.value == pytest.approx((2 * 0.15 + 2 * 0.02) / 4)
     table = reliability(probabilities, [0, 1, 0, 0])
@@ -174,7 +174,7 @@ def test_a_probability_on_a_bin_s_upper_edge_is_in_it() -> None:
 
 def test_the_calibration_error_is_that_of_a_plain_loop_over_bins() -> None:
     probabilities, labels = draw()
-    (result,) = calibration_error(probabilities, labels)
+    result = next(calibration_error(probabilities, labels))
     sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     expected = 0.0
     for i in range(15):
@@ -190,9 +190,36 @@ def test_the_interval_of_the_calibration_error_holds_the_true_one_about_as_often
     draw, held = np.random.default_rng(0), 0
     for _ in range(50):
         right = draw.random(200) < 0.7  # of answers that are 80% sure: the true error is 0.1
-        (result,) = calibration_error(np.tile([0.8, 0.2], (200, 1)), np.where(right, 0, 1))
+        result = next(calibration_error(np.tile([0.8, 0.2], (200, 1)), np.where(right, 0, 1)))
         held += result.low <= 0.1 <= result.high
     assert 44 <= held <= 50
+
+
+def test_the_error_by_chance_alone_is_what_models_that_are_right_as_often_as_sure_have() -> None:
+    """Beside it, such a model's error is seen to be nothing; one that is surer than right is seen to be so."""
+    draw, told = np.random.default_rng(0), 0
+    for seed in range(60):
+        probabilities = draw.dirichlet(np.full(10, 0.15), 300)
+        labels = (draw.random((300, 1)) < probabilities.cumsum(axis=1)).argmax(axis=1)
+        found = {each.name: each for each in calibration_error(probabilities, labels, seed=seed)}
+        error, chance = found["calibration error"], found["error by chance alone"]
+        told += not chance.low <= error.value <= chance.high
+        assert error.low > 0, "whose own interval does not hold the true error, which is 0"
+    assert told <= 8  # 3 of 60 are expected
+    sharper = probabilities**3 / (probabilities**3).sum(axis=1, keepdims=True)
+    error, chance = calibration_error(sharper, labels)
+    assert error.low > chance.high
+
+
+def test_the_error_by_chance_alone_of_one_bin_is_that_of_the_binomial() -> None:
+    """Of 400 images that are 80% sure, the mean of |right / 400 - 0.8| by the binomial's own formula."""
+    _, chance = calibration_error(np.tile([0.8, 0.2], (400, 1)), np.zeros(400, int))
+    right = np.arange(401)
+    away, of_each = np.abs(right / 400 - 0.8), binom.pmf(right, 400, 0.8)
+    assert chance.name == "error by chance alone"
+    assert chance.value == pytest.approx((away * of_each).sum(), rel=0.1)
+    assert chance.high == pytest.approx(2.2414 * np.sqrt(0.16 / 400), rel=0.15)  # both sides count as one
+    assert chance == [*calibration_error(np.tile([0.8, 0.2], (400, 1)), np.zeros(400, int))][1]
 
 
 def test_probabilities_that_are_none_are_refused() -> None:

@@ -99,6 +99,22 @@ def test_the_second_probe_encodes_nothing(here: Path, model: str, monkeypatch: p
     assert run("probe", "train", "-o", "c.safetensors", "--model", model, "--C", "3").exit_code == 0
 
 
+def test_of_a_folder_with_splits_it_learns_from_train_and_measures_test(here: Path, model: str) -> None:
+    (here / "train" / "stray.png").write_bytes((here / "train" / "red" / "1.png").read_bytes())
+    done = run("probe", ".", "-o", "c.safetensors", "--model", model, "--C", "1", "--test", ".", "--format", "jsonl")
+    assert done.exit_code == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert (record["images"], record["classes"], record["test"]["images"]) == (24, sorted(COLOURS), 8)
+    assert done.stderr.splitlines()[:3] == [
+        "note: . has splits: taken is its 'train'",
+        "note: 1 image is left out, in no folder of a class: train/stray.png",
+        "note: . has splits: taken is its 'test'",
+    ]
+    done = run("probe", "train", "-o", "c.safetensors", "--model", model, "--validation", ".")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == "error: .: has no split 'val'; it has train, test: name the one you mean"
+
+
 def test_an_image_that_cannot_be_read_is_left_out_and_listed(here: Path, model: str) -> None:
     broken = here / "train" / "red" / "2.png"
     broken.write_bytes(b"no image")

@@ -93,7 +93,7 @@ def test_the_linear_layer_gives_the_same_logits(clip) -> None:
     features = clip.encode_images(PHOTOS)
     with torch.no_grad():
         logits = classifier.to_linear()(torch.from_numpy(features))
-    np.testing.assert_allclose(logits.numpy(), classifier.decision_function(features), atol=1e-4)
+    np.testing.assert_allclose(logits.numpy(), classifier.logits(features), atol=1e-4)
 
 
 def test_a_label_may_hold_braces_and_may_come_twice(clip) -> None:

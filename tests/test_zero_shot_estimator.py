@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.base import clone, is_classifier
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, Normalizer
 from sklearn.utils.estimator_checks import estimator_checks_generator
@@ -144,6 +145,65 @@ def test_a_search_over_templates_encodes_each_of_them_once(clip, encoded: list[s
         assert search.cv_results_["mean_test_score"][place] == pytest.approx(expected)
 
 
+def test_probabilities_are_in_the_order_of_the_labels_and_sorted_once_it_is_fitted_to_named_images(clip) -> None:
+    features, names = draw(clip)
+    labels = ["dog", "space rocket", "cat"]
+    by_hand, fitted = ZeroShotClassifier(clip, labels), ZeroShotClassifier(clip, labels).fit(features, names)
+    assert by_hand.fit().fit(features).classes_.tolist() == labels
+    assert fitted.classes_.tolist() == sorted(labels)
+    sure = by_hand.predict_proba(features)[:, [2, 0, 1]]
+    np.testing.assert_allclose(fitted.predict_proba(features), sure, atol=1e-12)
+    np.testing.assert_array_equal(fitted.predict(features), by_hand.predict(features))
+    assert fitted.top_k(features[:1])[0][0] == (by_hand.predict(features)[0], pytest.approx(sure[0].max()))
+    np.testing.assert_array_equal(fitted.to_linear().weight.detach(), by_hand.coef_[[2, 0, 1]])
+    assert fitted.labels == labels
+    assert fitted.fit().classes_.tolist() == labels
+    fitted.fit(features, names).templates = "a {}!"
+    assert fitted.fit(features, names).classes_.tolist() == sorted(labels)
+    np.testing.assert_array_equal(fitted.coef_, ZeroShotClassifier(clip, sorted(labels), "a {}!").coef_)
+
+
+def test_what_was_read_from_a_file_is_sorted_too(clip, tmp_path) -> None:
+    features, names = draw(clip)
+    ZeroShotClassifier(clip, LABELS[::-1]).save(tmp_path / "a.safetensors")
+    read = ZeroShotClassifier.from_file(tmp_path / "a.safetensors", clip)
+    assert read.classes_.tolist() == LABELS[::-1]
+    expected = ZeroShotClassifier(clip, LABELS).predict_proba(features)
+    np.testing.assert_allclose(read.fit(features, names).predict_proba(features), expected, atol=1e-6)
+    read.save(tmp_path / "b.safetensors")
+    again = ZeroShotClassifier.from_file(tmp_path / "b.safetensors", clip)
+    assert again.classes_.tolist() == LABELS
+    np.testing.assert_array_equal(again.predict_proba(features), read.predict_proba(features))
+
+
+@pytest.mark.parametrize("labels", [LABELS, LABELS[::-1], ["dog", "space rocket", "cat"]])
+def test_scores_by_probability_are_scikit_learn_s_own_whatever_the_order_of_the_labels(clip, labels) -> None:
+    features, names = draw(clip)
+    sure = ZeroShotClassifier(clip, sorted(LABELS)).predict_proba(features)
+    whole = {"estimator": ZeroShotClassifier(clip, labels), "X": features, "y": names, "cv": [(range(30), range(30))]}
+    (loss,) = cross_val_score(**whole, scoring="neg_log_loss", error_score="raise")
+    assert loss == pytest.approx(-log_loss(names, sure, labels=sorted(LABELS)))
+    (area,) = cross_val_score(**whole, scoring="roc_auc_ovr", error_score="raise")
+    assert area == pytest.approx(roc_auc_score(names, sure, multi_class="ovr", labels=sorted(LABELS)))
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog"], ["dog", "cat"]])
+def test_two_labels_have_an_area_under_the_curve(clip, labels) -> None:
+    features, names = draw(clip)
+    features, names = features[names != "space rocket"], names[names != "space rocket"]
+    whole = range(len(names))
+    words = ZeroShotClassifier(clip, labels)
+    (area,) = cross_val_score(words, features, names, cv=[(whole, whole)], scoring="roc_auc", error_score="raise")
+    dog = words.logits(features)[:, labels.index("dog")] - words.logits(features)[:, labels.index("cat")]
+    assert 0.6 < area == pytest.approx(roc_auc_score(names == "dog", dog))
+
+
+def test_numbers_in_the_place_of_names_are_refused_and_not_guessed(clip) -> None:
+    features, names = draw(clip)
+    with pytest.raises(InvalidArgumentError, match="y has 0, which is not among the labels"):
+        cross_val_predict(ZeroShotClassifier(clip, LABELS), features, names, cv=3, method="predict_proba")
+
+
 # ── its own checks ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -179,7 +239,6 @@ REFUSED = {
     "check_classifiers_regression_target": "the same",
     "check_supervised_y_no_nan": "the same",
     "check_supervised_y_2d": "the same",
-    "check_decision_proba_consistency": "logits have a column for each of two classes, which the check does not expect",
 }
 
 

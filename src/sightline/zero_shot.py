@@ -42,6 +42,10 @@ class ZeroShotClassifier(Estimator):
     What it classifies are images (as `Encoder.encode_images` takes them; paths may come in an array too), or their
     features (n, embed_dim).
 
+    Its classes, and with them the columns of `logits` and `predict_proba`, are in the order of `labels`. After
+    `fit(X, y)`, which scikit-learn's tools call, they are sorted, as these take for granted. A scorer of theirs that is
+    called by hand needs that too.
+
     Args:
         clip: the `Encoder` that encodes both sides.
         labels: the class names; each is put into every template.
@@ -53,7 +57,7 @@ class ZeroShotClassifier(Estimator):
         progress: called with (prompts encoded, prompts in all) as the labels are encoded.
 
     Attributes, in scikit-learn's words:
-        classes_: the labels, (n_classes,).
+        classes_: the labels, (n_classes,), in their order; sorted after `fit(X, y)`.
         coef_: exp(logit_scale) times the unit class features, (n_classes, embed_dim), float32.
         intercept_: zeros, (n_classes,), float32.
         projected: False where `from_file` read a probe for the features before the projection.
@@ -118,8 +122,9 @@ class ZeroShotClassifier(Estimator):
         """Make the classifier of its words, anew where `clip` or a setting has changed. Images teach it nothing.
 
         Args:
-            X: images, which are not looked at, or features, which are checked as `decision_function` does.
-            y: their labels, (n,): they are checked to be among `labels`, as no other is ever predicted.
+            X: images, which are not looked at, or features, which are checked as `logits` does.
+            y: their labels, (n,): they are checked to be among `labels`, as no other is ever predicted. With them, the
+                classes are sorted, in which order scikit-learn's scorers take the columns of `predict_proba` to be.
 
         Raises:
             InvalidArgumentError: for features that do not fit, or a label in `y` that is not among `labels`.
@@ -135,7 +140,13 @@ class ZeroShotClassifier(Estimator):
                 raise InvalidArgumentError(
                     f"y has {strange[0]!r:.80}, which is not among the labels: y must name classes as the labels do"
                 )
+            self._sort()
         return self
+
+    def _sort(self) -> None:
+        order = np.argsort(self.classes_, kind="stable")
+        self.coef_, self.intercept_ = np.ascontiguousarray(self.coef_[order]), self.intercept_[order]
+        self.classes_ = self.classes_[order]
 
     def _forget(self) -> None:
         for name in ("classes_", "coef_", "intercept_"):
@@ -152,8 +163,10 @@ class ZeroShotClassifier(Estimator):
             self._forget()
         return self
 
-    def decision_function(self, images: Any) -> np.ndarray:
+    def logits(self, images: Any) -> np.ndarray:
         """Logits (n, n_classes) of images, or of features (n, embed_dim) of `Encoder.encode_images`.
+
+        This is no `decision_function`, of which scikit-learn wants one column where there are two classes.
 
         Raises:
             InvalidArgumentError: for features of the wrong shape, or that are not finite.
@@ -178,14 +191,14 @@ class ZeroShotClassifier(Estimator):
 
     def predict_proba(self, images: Any) -> np.ndarray:
         """Probabilities (n, n_classes): a softmax over the labels, or with `independent` each label for itself."""
-        logits = self.decision_function(images).astype(np.float64)
+        logits = self.logits(images).astype(np.float64)
         if self.independent:
             return sigmoid(logits)
         return softmax(logits)
 
     def predict(self, images: Any) -> np.ndarray:
         """The best label of each image, (n,)."""
-        return self.classes_[self.decision_function(images).argmax(axis=1)]
+        return self.classes_[self.logits(images).argmax(axis=1)]
 
     def score(self, X: Any, y: Any) -> float:
         """The share of images, or of features, whose label is predicted."""

@@ -21,6 +21,7 @@ from sightline.cli.output import open_output
 from sightline.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from sightline.evaluate.data_sets import DataSet
     from sightline.evaluate.run import Evaluation
     from sightline.evaluate.subject import Progress
 
@@ -110,7 +111,7 @@ def evaluate(
     from sightline.evaluate.report import write_report
     from sightline.evaluate.results import alone_in
     from sightline.evaluate.run import evaluate as measure
-    from sightline.evaluate.subject import Settings, open_measurable
+    from sightline.evaluate.subject import Settings
     from sightline.hub import cache_dir, resolve
     from sightline.outputs import check_page
     from sightline.page import check_drawing
@@ -118,6 +119,8 @@ def evaluate(
     named = _tasks(tasks)
     if not data:
         raise InvalidArgumentError("no --data: name data sets, as --data cifar10 or --data photos/")
+    if data_folder is not None and not data_folder.expanduser().is_dir():
+        raise InvalidArgumentError(f"--data-folder {str(data_folder)!r} is no folder")
     if out is None:
         raise InvalidArgumentError("no --out: name a folder for results.json and report.html")
     check_drawing("a report with plots")
@@ -132,7 +135,7 @@ def evaluate(
         batch_size=batch_size,
         cache=cache_dir() / "image-features",
     )
-    sets = [open_measurable(name, data_folder) for given in data for name in _split(given, "--data")]
+    sets = [_open(name, data_folder) for given in data for name in _split(given, "--data")]
     names = model or [name_default_model()]
     with alone_in(out):  # what is wrong with the folder or with a name is said before anything is measured
         for name in names:
@@ -147,6 +150,17 @@ def evaluate(
     with open_output(None) as file:
         file.writelines(f"{line}\n".encode() for line in lines)
     _finish(found, out / REPORT)
+
+
+def _open(name: str, data_folder: Path | None) -> "DataSet":
+    """A data set. That a hub is asked is said, as `datasets` tries for a while where there is no network."""
+    from sightline.evaluate.data_sets import open_measurable
+    from sightline.evaluate.hugging_face import is_of_the_hub
+    from sightline.images import printable_name
+
+    if name.startswith("hf:") and is_of_the_hub(name.removeprefix("hf:")):
+        typer.echo(f"{printable_name(name)}: asking Hugging Face", err=True)
+    return open_measurable(name, data_folder)
 
 
 def _tasks(given: str | None) -> list[str]:
@@ -225,6 +239,8 @@ def _table(found: "Evaluation") -> "Iterator[str]":
     """Figures down, models across, and then which model is better."""
     from sightline.cli.table import aligned
 
+    if not found.results:
+        return
     rows = [("data set", "task", "figure", *found.models)]
     figures_of = dict.fromkeys((row["data"], row["task"], row["name"]) for row in found.results)
     for data, task, name in sorted(figures_of, key=lambda of: not of[0]):  # what is of no data set comes last
@@ -250,6 +266,8 @@ def _said(figure: dict[str, Any] | None) -> str:
         return f"{value:,.0f}"
     if name.endswith("AUROC"):
         return f"{value:.3f} ({ends[0]:.3f}–{ends[1]:.3f})"
+    if name.startswith("effective robustness"):
+        return f"{100 * value:+.1f} points ({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f})"
     return f"{value:.1%}" if ends[0] is None else f"{value:.1%} ({100 * ends[0]:.1f}–{100 * ends[1]:.1f})"
 
 

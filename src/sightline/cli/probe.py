@@ -70,7 +70,8 @@ def probe(
     """Fit a classifier to labelled images: more exact than words, where there are examples.
 
     DATA is a folder with a folder of images for each class, or a table (.csv, .tsv, .jsonl), Parquet or .tar shards
-    with a label for each image.
+    with a label for each image. Of a folder that has splits, as pets/train and pets/test, it is the one that is meant:
+    what is learned from is "train", of --validation "val", of --test "test".
 
     \b
     Fit one, see how it does on images that it never saw, and use it:
@@ -92,14 +93,13 @@ def probe(
     if templates and test is None:
         raise InvalidArgumentError("--templates are for the zero-shot accuracy on --test images: add those")
     from sightline.cli.classify import read_prompts
-    from sightline.evaluate.labelled import open_labelled
     from sightline.linear_probe import LinearProbe
 
     LinearProbe(values).values_to_try(has_validation=validation is not None)
     prompts = read_prompts(templates)
-    training = open_labelled(data)
-    choosing = open_labelled(validation, training.class_names) if validation else None
-    measured = open_labelled(test, training.class_names) if test else None
+    training = _open(data, "train")
+    choosing = _open(validation, "val", training) if validation else None
+    measured = _open(test, "test", training) if test else None
     _check_apart(training, choosing, "--validation")
     _check_apart(training, measured, "--test")
     clip = load_model(model, device, precision)
@@ -121,12 +121,24 @@ def probe(
     _list_failures(sets)
 
 
+def _open(name: str, split: str, training: "LabelledImages | None" = None) -> "LabelledImages":
+    """The images of a path, or of the split that is meant where it has any. What was left out is said."""
+    from sightline.evaluate.data_sets import open_split
+    from sightline.images import printable_name
+
+    images, found = open_split(name, split, training.class_names if training else None)
+    if found:
+        typer.echo(f"note: {printable_name(name)} has splits: taken is its {found!r}", err=True)
+    for note in images.notes:
+        typer.echo(f"note: {note}", err=True)
+    return images
+
+
 def _check_apart(learned: "LabelledImages", other: "LabelledImages | None", option: str) -> None:
     """Refuses the same images to learn from and to choose by or measure on: any probe would look good on them."""
     if other is None:
         return
-    sources = [{os.path.realpath(place) for place in each.pairs.places} for each in (learned, other)]
-    if sources[0] & sources[1]:
+    if learned.files & other.files:
         raise InvalidArgumentError(
             f"DATA and {option} are the same images ({other.name}): give others, which were not learned from"
         )

@@ -27,8 +27,8 @@ def check_label(label: object, names: Sequence[str], where: str) -> str:
     """
     if isinstance(label, int) and 0 <= label < len(names):
         label = names[label]
+    if label is None or (isinstance(label, str) and not label.strip()):
+        raise DataError(where, "has no label")
     if not isinstance(label, str):
         raise DataError(where, f"has {label!r:.40} for a label, which is no name")
-    if not label.strip():
-        raise DataError(where, "has no label")
     return captions_of(label, where)[0]

@@ -4,7 +4,8 @@
 |---|---|
 | `intervals` | what is yielded; intervals by the bootstrap, and the difference of two models on the same images |
 | `data_sets` | a data set by its name or path: splits, class names, prompts |
-| `layouts`, `labelled_shards`, `fetching`, `hugging_face` | where its files lie, and how others are had |
+| `layouts`, `fetching`, `hugging_face` | where its files lie, and how others are had |
+| `sources`, `labelled_shards` | what labels and captions are read from, and which of the two there are |
 | `named_sets` | what is known of published data sets |
 | `labelled` | images with a class each or with captions, from any source that has them |
 | `corruptions` | pictures made worse, in the manner of ImageNet-C |

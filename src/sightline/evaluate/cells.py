@@ -9,6 +9,8 @@ from sightline.evaluate.plots import Drawing, shortened
 from sightline.images import printable_name
 
 Figure = Mapping[str, Any]  # a row of results: value, low and high
+SAME = "<td class='same'></td>"  # what stands above
+_BRIGHT = 0.72  # of a matrix's colour; from there on black is read better on it, where the page is dark
 
 
 def text(said: str) -> str:
@@ -108,7 +110,7 @@ def grouped(rows: list[tuple[str, str]]) -> list[str]:
     """Lines with what each is of before it, which stands at the first of its group alone."""
     before = [None, *(name for name, _ in rows)]
     return [
-        (f"<td class='of'>{brief(name)}</td>" if name != last else "<td class='same'></td>") + cells
+        (f"<td class='of'>{brief(name)}</td>" if name != last else SAME) + cells
         for (name, cells), last in zip(rows, before, strict=False)
     ]
 
@@ -156,9 +158,8 @@ def matrix(classes: list[str], images: list[list[int]], of_class: list[int]) -> 
         cells = []
         for j, count in enumerate(images[i]):
             part = count / of_class[i] if of_class[i] else 0.0
-            kind = " class='right'" if i == j else ""
-            cells.append(
-                f"<td{kind} style='--part:{100 * part:.0f}%'>{f'{100 * part:.0f}' if part >= 0.005 else ''}</td>"
-            )
+            kind = " ".join(["right"] * (i == j) + ["bright"] * (part >= _BRIGHT))
+            said = f"{100 * part:.0f}" if part >= 0.005 else ""
+            cells.append(f"<td class='{kind}' style='--part:{100 * part:.0f}%'>{said}</td>")
         lines.append(f"<tr><th scope='row'>{brief(name, 28)}</th>{''.join(cells)}</tr>")
     return f"<table class='matrix'><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"

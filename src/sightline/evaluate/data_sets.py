@@ -2,24 +2,26 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sightline.data.pairs import Pairs
 from sightline.errors import DataError
 from sightline.evaluate.fetching import fetched
-from sightline.evaluate.labelled import CaptionedImages, ClassList, LabelledImages, folded
+from sightline.evaluate.labelled import CaptionedImages, ClassList, LabelledImages, folded, open_labelled
 from sightline.evaluate.layouts import SPLITS, Layout, layout_of
 from sightline.evaluate.named_sets import Description, available_data_sets, describe, like, same_name
+from sightline.evaluate.sources import UnlabelledError
 from sightline.images import printable_name
 
 _HUGGING_FACE = "hf:"
 _SUFFIX = re.compile(r"\.(parquet|pq|csv|tsv|jsonl|ndjson|tar)$", re.IGNORECASE)
 _STRANGERS = "AUROC of its images as strangers"
-_MEASURED = ("test", "val", "valid", "validation", "dev")
+_VALIDATION = ("val", "valid", "validation", "dev")
+_MEASURED = ("test", *_VALIDATION)
 
-__all__ = ["DataSet", "available_data_sets", "open_captioned", "open_data_set"]
+__all__ = ["DataSet", "available_data_sets", "open_captioned", "open_data_set", "open_measurable", "open_split"]
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ class DataSet:
 
     @property
     def training(self) -> str | None:
-        """The split to learn from, if it is there."""
-        return "train" if "train" in self.splits else None
+        """The split to learn from, if it is there; None if it is the only one, and so the one that is measured."""
+        return "train" if "train" in self.splits and len(self.splits) > 1 else None
 
     def open(self, split: str) -> LabelledImages:
         """The labelled images of a split.
@@ -104,8 +106,24 @@ def open_data_set(name: str | os.PathLike[str], data_folder: Path | None = None)
     """
     description, layout = _found(os.fsdecode(name), data_folder)
     if layout.captions:
-        raise DataError(layout.name, "has captions and no classes: it is for retrieval")
+        raise UnlabelledError(layout.name, "has captions and no classes: it is for retrieval")
     return _data_set(layout, description)
+
+
+def open_measurable(name: str | os.PathLike[str], data_folder: Path | None = None) -> DataSet:
+    """A data set with classes, as `open_data_set` opens it; or one with captions, which then has no class names.
+
+    Raises:
+        DataError: if it is neither, saying why it has no classes.
+        DownloadError, MissingExtraError: as `open_data_set`.
+    """
+    try:
+        return open_data_set(name, data_folder)
+    except UnlabelledError as error:
+        try:
+            return _captioned_set(_found(os.fsdecode(name), data_folder)[1])
+        except DataError:
+            raise error from None
 
 
 def open_captioned(name: str | os.PathLike[str], data_folder: Path | None = None) -> CaptionedImages:
@@ -116,9 +134,36 @@ def open_captioned(name: str | os.PathLike[str], data_folder: Path | None = None
         DownloadError: if it is not here, and cannot be fetched.
         MissingExtraError: for Parquet without pyarrow.
     """
-    _, layout = _found(os.fsdecode(name), data_folder)
-    split = DataSet(layout.name, tuple(layout.splits), ()).measured
-    return CaptionedImages(layout.pairs(split, True), _title(layout, split))
+    data = _captioned_set(_found(os.fsdecode(name), data_folder)[1])
+    return data.open(data.measured)  # type: ignore[return-value]
+
+
+def open_split(
+    name: str | os.PathLike[str], split: str, class_names: Sequence[str] | None = None
+) -> tuple[LabelledImages, str | None]:
+    """The labelled images of a path: of a folder with splits, those of the one that is wanted; else all that it has.
+
+    And what that split is called, if there are any.
+
+    Args:
+        split: "train", "val" or "test".
+        class_names: of other images, which these are to be told by; a folder's own `classnames.txt` goes before them.
+
+    Raises:
+        DataError: as `open_labelled`; or if there are splits and not the one that is wanted.
+        MissingExtraError: for Parquet without pyarrow.
+    """
+    place = Path(os.path.expanduser(os.fsdecode(name)))
+    layout = layout_of(place, printable_name(_short(place))) if place.is_dir() else None
+    if layout is None or not layout.named:
+        return open_labelled(name, class_names), None
+    wanted = _VALIDATION if split == "val" else (split,)
+    found = next((each for each in wanted if each in layout.splits), None)
+    if found is None:
+        raise DataError(
+            printable_name(place), f"has no split {split!r}; it has {', '.join(layout.splits)}: name the one you mean"
+        )
+    return LabelledImages(layout.pairs(found, False), _title(layout, found), layout.classes or class_names), found
 
 
 def _found(name: str, data_folder: Path | None) -> tuple[Description | None, Layout]:
@@ -157,13 +202,14 @@ def _place(folder: Path, names: Iterable[str]) -> Path | None:
 def _data_set(layout: Layout, description: Description | None) -> DataSet:
     classes = layout.classes or (description.classes if description else None)
     known: dict[str, Pairs] = {}
-    notes: tuple[str, ...] = ()
+    notes = _notes(layout)
     if classes is None:  # then what the splits say together
         known = {split: layout.pairs(split, False) for split in layout.splits}
         classes = ClassList(tuple(sorted({label for pairs in known.values() for label in pairs.labels()})))
     elif description and description.optional:
         known = {split: layout.pairs(split, False) for split in layout.splits}
-        classes, notes = _shown(classes, description, known)
+        classes, absent = _shown(classes, description, known)
+        notes += absent
     templates = layout.templates or (description.templates if description else "plain")
 
     def opened(split: str) -> LabelledImages:
@@ -171,10 +217,10 @@ def _data_set(layout: Layout, description: Description | None) -> DataSet:
         return LabelledImages(pairs, _title(layout, split), classes)
 
     if description is None:
-        return DataSet(layout.name, tuple(layout.splits), classes.names, templates, opener=opened)
+        return DataSet(layout.name, layout.splits, classes.names, templates, notes=notes, opener=opened)
     return DataSet(
         description.name,
-        tuple(layout.splits),
+        layout.splits,
         classes.names,
         templates,
         description.licence,
@@ -184,6 +230,20 @@ def _data_set(layout: Layout, description: Description | None) -> DataSet:
         notes,
         opener=opened,
     )
+
+
+def _captioned_set(layout: Layout) -> DataSet:
+    """The images that are measured of a data set with captions."""
+    split = DataSet(layout.name, layout.splits, ()).measured
+    images = CaptionedImages(layout.pairs(split, True), _title(layout, split))
+    return DataSet(layout.name, (split,), (), notes=_notes(layout), opener=lambda split: images)  # type: ignore[arg-type,return-value]
+
+
+def _notes(layout: Layout) -> tuple[str, ...]:
+    """What a reader should know of the splits that are there."""
+    if layout.splits != ("train",):
+        return layout.notes
+    return (*layout.notes, "what is measured is its training split, as there is no other: nothing is learned from it")
 
 
 def _shown(classes: ClassList, description: Description, known: dict[str, Pairs]) -> tuple[ClassList, tuple[str, ...]]:

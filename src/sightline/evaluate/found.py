@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sightline.errors import InvalidArgumentError
 from sightline.evaluate.accuracy import accuracy_of_scores
 from sightline.evaluate.confusion import confusion_matrix
 from sightline.evaluate.features import ImageFeatures
@@ -12,6 +13,7 @@ from sightline.evaluate.intervals import Result, of_mean, wilson
 from sightline.evaluate.subject import Part, Subject
 
 _CONFUSED = 10  # classes, and pairs of them
+_TIMES = 3  # that one is taken for the other, at least: of fewer there is no habit to speak of
 _NAMED = 3
 
 
@@ -56,6 +58,26 @@ def untaught(subject: Subject) -> list[str]:
     return [f"{many} no training image{cause} ({some([names[i] for i in missing])}): {rest}"]
 
 
+def check_taught(subject: Subject, *, measured: bool = False) -> None:
+    """That there is something to learn from the training images.
+
+    Args:
+        measured: whether a class of the measured images has to be among them.
+
+    Raises:
+        InvalidArgumentError: if not, with the names of the classes.
+    """
+    names, taught = subject.data.class_names, np.unique(subject.training_features.labels)
+    if len(taught) < 2:
+        raise InvalidArgumentError(
+            f"all labels are one class ({names[taught[0]]!r:.40}): there is nothing to tell apart"
+        )
+    present = np.unique(subject.features.labels)
+    if measured and not np.isin(present, taught).any():
+        theirs = some([names[i] for i in present])
+        raise InvalidArgumentError(f"no class of the measured images ({theirs}) is among those to learn")
+
+
 def some(names: Sequence[str]) -> str:
     """The first of some names."""
     return ", ".join(f"{name!r:.40}" for name in names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
@@ -74,10 +96,10 @@ def share(right: np.ndarray, seed: int) -> list[float | None]:
 def _by_class(classes: tuple[str, ...], scores: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """How many images each class has and how many are right, and which classes are taken for which most often."""
     matrix, n = confusion_matrix(scores, labels), len(classes)
-    pairs = np.argwhere((matrix > 0) & ~np.eye(n, dtype=bool))
+    pairs = np.argwhere((matrix >= _TIMES) & ~np.eye(n, dtype=bool))
     images, of_class = matrix[tuple(pairs.T)], matrix.sum(axis=1)[pairs[:, 0]]
     low, high = wilson(images / of_class, of_class)
-    surest = np.argsort(-low, kind="stable")[:_CONFUSED]  # of one image of one, nothing is sure
+    surest = np.argsort(-low, kind="stable")[:_CONFUSED]
     confused = [
         [*pairs[i].tolist(), int(images[i]), *map(float, (images[i] / of_class[i], low[i], high[i]))] for i in surest
     ]

@@ -1,6 +1,8 @@
 """Data sets of Hugging Face, by way of its library `datasets`, which runs no code of theirs."""
 
 import logging
+import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -13,7 +15,10 @@ from sightline.data.pairs import Pair, Pairs, captions_of
 from sightline.errors import DataError, MissingExtraError, SightlineError
 from sightline.evaluate.labelled import ClassList
 from sightline.evaluate.layouts import Layout
+from sightline.evaluate.sources import UnlabelledError
 from sightline.images import printable_name
+
+_REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 
 
 def hugging_face_layout(name: str) -> Layout:
@@ -24,7 +29,9 @@ def hugging_face_layout(name: str) -> Layout:
         MissingExtraError: without `datasets`.
     """
     path, _, configuration = name.partition(":")
-    where = printable_name(f"hf:{name}")
+    path, where = os.path.expanduser(path), printable_name(f"hf:{name}")
+    if not os.path.exists(path) and not is_of_the_hub(name):
+        raise DataError(where, "there is no such folder, and it is no owner/name of Hugging Face")
     try:
         import datasets  # type: ignore[import-untyped]
     except ImportError:
@@ -44,15 +51,22 @@ def hugging_face_layout(name: str) -> Layout:
     return Layout(printable_name(path.rstrip("/").rpartition("/")[2]), splits, pairs, classes)
 
 
+def is_of_the_hub(name: str) -> bool:
+    """Whether "owner/name" is asked of Hugging Face, as it could be there and is no folder of this machine."""
+    path = name.partition(":")[0]
+    return not os.path.exists(os.path.expanduser(path)) and _REPOSITORY.fullmatch(path) is not None
+
+
 class Rows(Pairs):
     """The rows of a split: its first column of images, and either labels or captions."""
 
     def __init__(self, split: Any, where: str, captions: bool):
         image, label = _image_column(split, where), _column(split, LABELS)
         caption = _column(split, CAPTIONS)
-        if (caption if captions else label) is None:
-            usual = ", ".join(CAPTIONS if captions else LABELS)
-            raise DataError(where, f"has no column of {'captions' if captions else 'labels'} ({usual})")
+        if captions and caption is None:
+            raise DataError(where, f"has no column of captions ({', '.join(CAPTIONS)})")
+        if not captions and label is None:
+            raise UnlabelledError(where, f"has no column of labels ({', '.join(LABELS)})")
         self.where, self.image_column = where, image
         self.text_column: str = caption if captions else label  # type: ignore[assignment]
         self.captions, self._names = captions, _label_names(split)

@@ -3,16 +3,15 @@
 import hashlib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from sightline.data.pairs import Pairs
-from sightline.data.sources import open_pairs
 from sightline.errors import DataError
-from sightline.evaluate.labelled_shards import LabelledShards
+from sightline.evaluate.sources import labelled_pairs
 from sightline.images import printable_name
 
 _SUFFIXES = (".parquet", ".pq", ".csv", ".tsv", ".jsonl", ".ndjson", ".tar")
@@ -28,23 +27,25 @@ class ClassList:
         names: what to call each class, in the order of the label numbers.
         spellings: other labels that data may have, and the number of the class that each means.
         others_left_out: whether images with a label of no class are left out, and not an error.
+        remedy: what to do about a label of no class.
     """
 
     names: tuple[str, ...]
     spellings: Mapping[str, int] = field(default_factory=dict)
     others_left_out: bool = False
+    remedy: str = "correct it"
 
     @classmethod
-    def numbered(cls, names: Sequence[str]) -> "ClassList":
+    def numbered(cls, names: Sequence[str], remedy: str = remedy) -> "ClassList":
         """Classes that labels may also name by their number, from 0."""
-        return cls(tuple(names), {str(number): number for number in range(len(names))})
+        return cls(tuple(names), {str(number): number for number in range(len(names))}, remedy=remedy)
 
     def without(self, left_off: Collection[str]) -> "ClassList":
         """The classes but some, and the labels that mean one of these classes still."""
         kept = [number for number, name in enumerate(self.names) if name not in left_off]
         place = {number: i for i, number in enumerate(kept)}
         spellings = {label: place[number] for label, number in self.spellings.items() if number in place}
-        return ClassList(tuple(self.names[number] for number in kept), spellings, self.others_left_out)
+        return replace(self, names=tuple(self.names[number] for number in kept), spellings=spellings)
 
     def numbers(self, labels: Sequence[str], pairs: Pairs, name: str) -> np.ndarray:
         """The number of each label's class, (n,) int64; -1 for one that is left out.
@@ -58,7 +59,7 @@ class ClassList:
                 raise DataError(
                     pairs.name(index),
                     f"has the label {label!r:.80}, which is none of the {len(self.names):,} classes of {name} "
-                    f"({_some(self.names)}): correct it, or name the data by its path to take its labels as they are",
+                    f"({_some(self.names)}): {self.remedy}",
                 )
             if known[label] == _TWO:
                 raise DataError(
@@ -109,6 +110,16 @@ class Images:
             DataError: if it cannot be had.
         """
         return self.pairs[int(self._rows[index])].image
+
+    @property
+    def files(self) -> set[str]:
+        """The files and folders that they are read from, links followed."""
+        return {os.path.realpath(place) for place in self.pairs.places}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What there is to know of its files: what was left out of them."""
+        return self.pairs.notes
 
     def identity(self) -> str:
         """A digest that is another as soon as the images or what is said of them are: what a cache goes by.
@@ -184,7 +195,7 @@ class CaptionedImages(Images):
         labels: (n,) int64, 0 to n - 1: every image is of a class of its own.
 
     Raises:
-        DataError: if no row has captions.
+        DataError: if fewer than half of the rows have captions.
     """
 
     def __init__(self, pairs: Pairs, name: str):
@@ -204,9 +215,21 @@ class CaptionedImages(Images):
             raise DataError(
                 name, f"has no captions; the first of {len(self.bad):,} faults: {(self.bad or ['none'])[0]}"
             )
+        if 2 * len(self.bad) > len(pairs):
+            some = f"{len(pairs) - len(self.bad):,} of {len(pairs):,} images"
+            raise DataError(name, f"has captions of {some} alone, and the rest none, as here: {self.bad[0]}")
         super().__init__(pairs, name, np.fromiter(rows.values(), np.int64))
         self._captions = tuple(tuple(dict.fromkeys(texts)) for texts in captions.values())
         self.labels = np.arange(len(self))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        bad = len(self.bad)
+        many = f"1 row of {self.name} is" if bad == 1 else f"{bad:,} rows of {self.name} are"
+        return (
+            *super().notes,
+            *([f"{many} left out, for want of an image or a caption: {self.bad[0]}"] if bad else []),
+        )
 
     def captions(self, index: int) -> tuple[str, ...]:
         """The captions of an image, each once."""
@@ -224,7 +247,7 @@ def open_labelled(name: str | os.PathLike[str], class_names: Sequence[str] | Cla
         DataError: naming the source that is missing, damaged or without labels, or has one class alone.
         MissingExtraError: for Parquet without pyarrow.
     """
-    return LabelledImages(open_pairs(name, labels_first=True, shards=LabelledShards), _short(name), class_names)
+    return LabelledImages(labelled_pairs(name), _short(name), class_names)
 
 
 def folded(label: str) -> str:

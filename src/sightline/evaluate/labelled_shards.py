@@ -1,9 +1,17 @@
 """WebDataset shards for measuring: a class in a `.cls` beside each image, or several captions in a `.txt`."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 
 from sightline.data.pairs import captions_of
 from sightline.data.shards import Shards
+from sightline.errors import DataError
+
+
+class UnlabelledError(DataError):
+    """Data in which there is no place for labels, and which may have captions; not data in which a label is missing."""
 
 
 class LabelledShards(Shards):
@@ -13,6 +21,14 @@ class LabelledShards(Shards):
     wanting = (
         "has no labels: needed is a folder of images for each class, a column 'label', or a .cls beside each image"
     )
+
+    def __init__(self, paths: Sequence[Path]):
+        try:
+            super().__init__(paths)
+        except DataError as error:
+            if error.reason.startswith(self.wanting):
+                raise UnlabelledError(error.name, error.reason) from None
+            raise
 
     def labels(self) -> list[str]:
         return [self._label(index) for index in range(len(self))]

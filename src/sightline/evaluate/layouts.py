@@ -6,6 +6,9 @@
     birds/wren/1.jpg                                a folder of classes, which is one split, "test"
     wds_cifar10/test/0.tar, 1.tar, nshards.txt      CLIP_benchmark's, with classnames.txt and others beside
 
+Folders with the names of splits are splits, unless they are classes among others: each with images in it and none in
+folders in it, and beside them a folder of another name that has images in the same way.
+
 In the folder may also lie `classnames.txt`, a class a line in the order of the numbers; `dataset_type.txt`, which says
 "retrieval" of a set with captions; and `zeroshot_classification_templates.txt`, with `{c}` for the class.
 """
@@ -18,11 +21,10 @@ from pathlib import Path
 
 from sightline.data.pairs import Pairs, captions_of
 from sightline.data.reading import read_file
-from sightline.data.sources import open_pairs
 from sightline.errors import DataError, InvalidArgumentError
 from sightline.evaluate.labelled import ClassList
-from sightline.evaluate.labelled_shards import CaptionedShards, LabelledShards
-from sightline.images import SUFFIXES, printable_name
+from sightline.evaluate.sources import captioned_pairs, labelled_pairs
+from sightline.images import SUFFIXES, find_images, printable_name
 from sightline.templates import template_set
 
 SPLITS = ("train", "val", "valid", "validation", "dev", "test")
@@ -42,6 +44,8 @@ class Layout:
         pairs: opens a split: (split, whether its captions are wanted and not its labels) to pairs.
         classes, templates: what the folder says of them, if anything.
         captions: whether it is said to be for retrieval.
+        named: whether folders or files have the names of splits; otherwise it is one split that has none.
+        notes: what lies beside the splits and is not read.
     """
 
     name: str
@@ -50,6 +54,8 @@ class Layout:
     classes: ClassList | None = None
     templates: tuple[str, ...] | None = None
     captions: bool = False
+    named: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def layout_of(place: Path, name: str) -> Layout:
@@ -59,26 +65,25 @@ def layout_of(place: Path, name: str) -> Layout:
         DataError: if it cannot be read, or says something that is damaged.
     """
     if not place.is_dir():
-        return Layout(name, ("test",), lambda split, captions: opened([os.fspath(place)], captions))
+        return Layout(name, ("test",), lambda split, captions: _opened([os.fspath(place)], captions), named=False)
     try:
         entries = sorted(os.listdir(place))
-        parts = {split: found for split in SPLITS if (found := _sources(place, entries, split))}
+        named = [split for split in SPLITS if split in entries and (place / split).is_dir()]
+        folders = [] if _are_classes(place, named, entries) else named
+        parts = {split: found for split in SPLITS if (found := _sources(place, entries, folders, split))}
+        notes = _not_read(place, entries, parts)
     except OSError as error:
         raise DataError(printable_name(place), f"cannot be listed ({error.strerror})") from error
-    if not parts:
-        parts = {"test": _shards(place) or [os.fspath(place)]}
-    return Layout(name, tuple(parts), lambda split, captions: opened(parts[split], captions), *said(place))
+    files = parts or {"test": _shards(place) or [os.fspath(place)]}
+
+    def pairs(split: str, captions: bool) -> Pairs:
+        return _opened(files[split], captions)
+
+    return Layout(name, tuple(files), pairs, *said(place), named=bool(parts), notes=notes)
 
 
-def opened(sources: list[str], captions: bool) -> Pairs:
-    """The pairs of files that hold labels or captions.
-
-    Raises:
-        DataError: as `open_pairs` does.
-    """
-    if captions:
-        return open_pairs(sources, shards=CaptionedShards)
-    return open_pairs(sources, labels_first=True, shards=LabelledShards)
+def _opened(sources: list[str], captions: bool) -> Pairs:
+    return captioned_pairs(sources) if captions else labelled_pairs(sources)
 
 
 def said(folder: Path) -> tuple[ClassList | None, tuple[str, ...] | None, bool]:
@@ -96,14 +101,14 @@ def said(folder: Path) -> tuple[ClassList | None, tuple[str, ...] | None, bool]:
         raise DataError(
             printable_name(folder / CLASS_NAMES), f"names {len(names)} class: there is nothing to tell apart"
         )
-    classes = None if names is None else ClassList.numbered(names)
+    classes = None if names is None else ClassList.numbered(names, f"correct it, or {CLASS_NAMES}")
     return classes, None if templates is None else _templates(templates, folder), kind == ["retrieval"]
 
 
-def _sources(place: Path, entries: list[str], split: str) -> list[str]:
-    """What a split is read from; nothing if it is not there."""
+def _sources(place: Path, entries: list[str], folders: list[str], split: str) -> list[str]:
+    """What a split is read from, if there is one of the folders or a file; nothing if it is not there."""
     folder = place / split
-    if split in entries and folder.is_dir() and not _is_class(folder):
+    if split in folders:
         return _shards(folder) or [os.fspath(folder)]
     for suffix in _SUFFIXES:
         if split + suffix in entries:
@@ -116,10 +121,48 @@ def _sources(place: Path, entries: list[str], split: str) -> list[str]:
     return []
 
 
-def _is_class(folder: Path) -> bool:
-    """Whether it is the folder of a class, one of trains say: with images in it, and no captions beside them."""
-    suffixes = {os.path.splitext(name)[1].lower() for name in os.listdir(folder)}
-    return bool(suffixes & SUFFIXES) and ".txt" not in suffixes
+def _are_classes(place: Path, named: list[str], entries: list[str]) -> bool:
+    """Whether the folders that have the names of splits are classes among others, one of trains beside one of buses."""
+    others = (place / name for name in entries if name not in SPLITS and not name.startswith("."))
+    return (
+        bool(named)
+        and all(_holds_images_alone(place / name) for name in named)
+        and any(map(_holds_images_alone, others))
+    )
+
+
+def _holds_images_alone(folder: Path) -> bool:
+    """Whether it is a folder with images in it, without captions beside them, and with none in folders in it."""
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        is_folder = {entry.name: entry.is_dir() for entry in entries}
+    images = [name for name, inside in is_folder.items() if not inside and _is_image(name)]
+    captioned = any(os.path.splitext(name)[0] + ".txt" in is_folder for name in images)
+    within = (folder / name for name, inside in is_folder.items() if inside)
+    return bool(images) and not captioned and not any(map(_has_images, within))
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def _has_images(folder: Path) -> bool:
+    """Whether there is an image in a folder, or in one in it."""
+    return next(find_images(folder, on_error=lambda error: None), None) is not None
+
+
+def _not_read(place: Path, entries: list[str], parts: dict[str, list[str]]) -> tuple[str, ...]:
+    """What there is to say of images beside splits that are all folders of images, if there are any.
+
+    Beside tables lie the images that these name.
+    """
+    if not parts or any(found != [os.fspath(place / split)] for split, found in parts.items()):
+        return ()
+    others = [name for name in entries if name not in SPLITS and not name.startswith(".")]
+    beside = [name for name in others if (_has_images(place / name) if (place / name).is_dir() else _is_image(name))]
+    names = ", ".join(f"{printable_name(name)!r:.60}" for name in beside[:3]) + (", …" if len(beside) > 3 else "")
+    return (f"not read, as it has the name of no split ({', '.join(SPLITS)}): {names}",) if beside else ()
 
 
 def _shards(folder: Path) -> list[str]:

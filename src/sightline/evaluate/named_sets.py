@@ -15,6 +15,7 @@ from sightline.evaluate.labelled import ClassList
 from sightline.templates import class_names, class_synonyms
 
 _IMAGENET = "imagenet"
+_REMEDY = "correct it, or name the data by its path to take its labels as they are"
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _classes(name: str, entry: dict[str, Any], numbers: tuple[tuple[int, ...], .
         spellings = {wordnet[number]: place for place, (number,) in enumerate(numbers)}
         # Where there are all, a number is one of ImageNet's, as in V2; where there are some it could be either.
         spellings |= {str(number): number for number in range(len(every))} if whole else {}
-        return ClassList(tuple(every[number] for (number,) in numbers), spellings)
+        return ClassList(tuple(every[number] for (number,) in numbers), spellings, remedy=_REMEDY)
     if entry.get("classes") is None:
         return None
     known = class_synonyms(entry["classes"])
@@ -106,7 +107,7 @@ def _classes(name: str, entry: dict[str, Any], numbers: tuple[tuple[int, ...], .
     spellings = {other: i for i, each in enumerate(known) for other in each[1:]}
     spellings |= {label: names.index(meant) for label, meant in entry.get("labels", {}).items()}
     spellings |= {str(i): i for i in range(len(names))} if entry.get("numbered", True) else {}
-    return ClassList(names, spellings)
+    return ClassList(names, spellings, remedy=_REMEDY)
 
 
 def _objectnet() -> ClassList:

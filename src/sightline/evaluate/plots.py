@@ -170,6 +170,7 @@ def corruptions(found: Evaluation, data: str) -> Drawing | None:
             axes.yaxis.set_major_formatter(_percent)
         for axes in grid[len(kinds) :]:
             axes.set_visible(False)
+        figure.supxlabel("severity, 0 as they are", color=_MUTED, fontsize=9, x=1, ha="right")
         for model, table in tables.items():
             said = [
                 f"{whose} {table[whose]['clean'][0]:.1%} to {table[whose]['all'][0]:.1%}"
@@ -217,13 +218,13 @@ def effective(found: Evaluation) -> Drawing | None:
 
 
 def efficiency(found: Evaluation, accuracy: dict[str, float]) -> Drawing | None:
-    """Zero-shot accuracy over features a second; area by parameters. Of one model alone there is nothing to see."""
+    """Zero-shot accuracy over features a second; area by parameters."""
     rows = {}
     for model in accuracy:
         figures = found.figures(model, "", "efficiency")
         if "images per second" in figures:
             rows[model] = figures
-    if len(rows) < 2:
+    if not rows:
         return None
     with drawing(6.2, 3.6, _WHAT) as figure:
         axes = figure.add_subplot()
@@ -234,8 +235,12 @@ def efficiency(found: Evaluation, accuracy: dict[str, float]) -> Drawing | None:
                 rate["value"], accuracy[model], s=area, color=colour_of(found, model), alpha=0.75, linewidths=0
             )
             axes.plot([rate["low"], rate["high"]], [accuracy[model]] * 2, color=colour_of(found, model), linewidth=1.2)
+            if len(rows) == 1:
+                _name(axes, {model: (rate["low"], accuracy[model])})
         axes.set_xscale("log")
-        axes.margins(0.2)
+        rates, heights = [each["images per second"]["value"] for each in rows.values()], [accuracy[m] for m in rows]
+        axes.set_xlim(min(rates) / 2, max(rates) * 2)
+        axes.set_ylim(max(0, min(heights) - 0.1), min(1, max(heights) + 0.1))
         axes.grid(True, axis="both")
         from matplotlib.ticker import FuncFormatter, LogLocator
 

@@ -16,7 +16,7 @@ from sightline.files import write_whole
 from sightline.images import printable_name
 
 FILE = "results.json"
-FORMAT = 3
+FORMAT = 4
 _LOCK = ".lock"
 _HEAD = re.compile(rb'\s*\{\s*"about"\s*:\s*\{\s*"format"')  # how the file begins, also one that is damaged further on
 _UNREADABLE = (

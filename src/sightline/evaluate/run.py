@@ -263,7 +263,7 @@ def _about_data(subject: Subject) -> dict[str, Any]:
         "templates": f"{subject.templates.name} ({len(subject.templates.templates)})",
         "licence": data.licence,
         "measure": data.measure,
-        "notes": list(data.notes),
+        "notes": [*data.notes, *subject.measured.notes],
         "of_imagenet": bool(data.imagenet_numbers) and not data.of_strangers,
         **Evaluation({}).unreadable(data.name),
     }
@@ -272,7 +272,10 @@ def _about_data(subject: Subject) -> dict[str, Any]:
 def _about_training(subject: Subject) -> dict[str, Any]:
     """What was learned from, if any task asked for it."""
     training = subject.opened_training
-    return {} if training is None else {"training": subject.data.training, "training_images": len(training)}
+    if training is None:
+        return {}
+    notes = dict.fromkeys((*subject.data.notes, *subject.measured.notes, *training.notes))
+    return {"training": subject.data.training, "training_images": len(training), "notes": [*notes]}
 
 
 def _so_far(before: Evaluation, now: Evaluation) -> Evaluation:

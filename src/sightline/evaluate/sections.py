@@ -7,6 +7,7 @@ from sightline.errors import InvalidArgumentError
 from sightline.evaluate import plots
 from sightline.evaluate.bias import GUIDANCE
 from sightline.evaluate.cells import (
+    SAME,
     brief,
     decimal,
     drawn,
@@ -27,10 +28,11 @@ from sightline.evaluate.cells import (
     words,
 )
 from sightline.evaluate.comparisons import LEVEL, Comparison, best
+from sightline.evaluate.folded import PROBES, corruption_kinds, sweeps
 from sightline.evaluate.plots import Drawing
 from sightline.evaluate.robustness import logit_fit, on_the_line
 from sightline.evaluate.run import Evaluation
-from sightline.evaluate.shifts import resnet_101
+from sightline.evaluate.shifts import COMPARABLE, resnet_101
 from sightline.evaluate.standing import CLASSIFIERS, published, taught
 from sightline.page import LINES
 
@@ -40,19 +42,23 @@ def accuracy(found: Evaluation) -> str:
     comparisons, rows = [Comparison(**row) for row in found.comparisons], []
     for data, about in found.data.items():
         for task, called in CLASSIFIERS.items():
-            for name in dict.fromkeys(("top-1", about["measure"])):
+            five = ("top-5",) if task == "zero-shot" or task in PROBES else ()
+            said_of = f"<td>{text(called)}</td>"
+            for name in dict.fromkeys(("top-1", *five, about["measure"])):
                 figures = {model: found.figures(model, data, task).get(name) for model in found.models}
                 if any(figures.values()):
                     winner = best(comparisons, data, task) if name == "top-1" else None
                     cells = numbers(share(figure, bold=model == winner) for model, figure in figures.items())
-                    rows.append((data, words((called, name)) + cells))
+                    rows.append((data, said_of + words((name,)) + cells))
+                    said_of = SAME
     said = "Each with its 95% interval over the measured images."
     if len(found.models) > 1:
         said += (
             f" Bold is better than every other model, at {LEVEL:.0%} after Holm’s correction, on the same images. "
-            "Top-1 alone is compared: a mean per class is never bold."
+            "Top-1 alone is compared: the other measures are never bold."
         )
-    return explained(table(("data set", "classifier", "measure"), found.models, grouped(rows)), said + taught(found))
+    shown = table(("data set", "classifier", "measure"), found.models, grouped(rows))
+    return explained(shown + sweeps(found), said + taught(found))
 
 
 def differences(found: Evaluation) -> str:
@@ -80,26 +86,28 @@ def few_shot(found: Evaluation) -> str:
         if equal := figures.get("shots that equal zero-shot"):
             rows.append((data, words((model,)) + numbers((shots(equal, drawn_from["shots"][-1]),))))
     said = (
-        "A linear probe on a few labelled images of each class, beside zero-shot, which has seen none (paper figures 6 "
+        "A linear probe on a few labelled images of each class, beside zero-shot, which is given none (paper figures 6 "
         "and 7). The band of the curve goes from the worst of ten draws of those images to the best, its points are "
         "the means; the band of zero-shot is the 95% interval of the measured images."
-    )
+    ) + taught(found)
     columns = ("images of each class that equal it",)
-    marks = (("probe on labelled images", "line"), ("zero-shot, from words alone", "dashed"))
+    marks = (("probe on labelled images", "line"), ("zero-shot, given words and no images", "dashed"))
     return explained(_drawn(found, plots.few_shot, marks) + table(("data set", "model"), columns, grouped(rows)), said)
 
 
 def calibration(found: Evaluation) -> str:
+    columns = ("calibration error", "error by chance alone", "mean confidence")
     rows = [
-        (data, words((model,)) + numbers(map(share, figures.values())))
+        (data, words((model,)) + numbers(share(figures.get(name)) for name in columns))
         for data, model, figures, _ in _each(found, "calibration")
     ]
     said = (
         "Zero-shot probabilities in fifteen bins; the larger a point, the more images it is of, and bins of fewer than "
-        "ten are not drawn. Where points lie below the dotted line it is surer than it should be. Chance only adds to "
-        "the calibration error: of few images a perfect classifier has one too."
+        "ten are not drawn. Where points lie below the dotted line it is surer than it should be. By chance alone: "
+        "the error that a model just as sure would show on as many images if each probability were exactly what it "
+        "says, and where 95% of draws lie. What is not above that cannot be told from none, whatever its own interval "
+        "says: that is of the measured error, with what chance has added to it."
     )
-    columns = ("calibration error", "mean confidence")
     marks = (("accuracy of a bin, with its 95% interval", "point"), ("right as often as sure", "dotted"))
     return explained(
         _drawn(found, plots.reliability, marks) + table(("data set", "model"), columns, grouped(rows)), said
@@ -113,10 +121,13 @@ def abstaining(found: Evaluation) -> str:
         rows.append((data, words((model,)) + numbers([*cells, decimal(figures.get("strangers AUROC"))])))
     said = (
         "If it answers only where it is surest. A point is a threshold chosen on training images, of whose answers 1, "
-        "5, 10 or 20% are wrong there; it lies where the measured images put it. Strangers: half of the class names, "
+        "5, 10 or 20% are wrong there; it lies where the measured images put it. Where fewer than 2% "
+        "of the images are answered nothing is drawn, neither curve nor point. Strangers: half of the class names, "
         "drawn by the seed, are left off the list; AUROC says how often an image of a listed class is surer than one "
         "of the others (0.5 is chance). Of ImageNet-O all images are the strangers, and those of ImageNet are not."
     )
+    if starter := taught(found):
+        said += f"{starter} Its thresholds are chosen on images that it knows, and tend to let more pass on new ones."
     columns = ("answered, meant to err in 5%", "of these right", "strangers, AUROC")
     marks = (("accuracy of the answers", "line"), ("threshold chosen on training images", "point"))
     return explained(_drawn(found, plots.coverage, marks) + table(("data set", "model"), columns, grouped(rows)), said)
@@ -133,7 +144,7 @@ def classes(found: Evaluation) -> str:
 def confusion(found: Evaluation) -> str:
     parts = []
     for data, model, _, whole in _each(found, "zero-shot"):
-        if whole["confused"]:
+        if whole["matrix"]["classes"] and sum(whole["right"]) < sum(whole["images"]):
             name = f"{data}, {model}" if len(found.models) > 1 else data
             names, images, shown = whole["classes"], whole["images"], whole["matrix"]
             some = [names[i] for i in shown["classes"]]
@@ -147,9 +158,9 @@ def confusion(found: Evaluation) -> str:
                 f"<figure><figcaption>{brief(name)}</figcaption><div class='scroll'>{grid}</div>{worst}</figure>"
             )
     said = (
-        "Zero-shot, the classes with the surest confusions (by the lower ends of their intervals): images of the class "
-        "at the left, in % of it, by the class that they are taken for. What a class is taken for beyond these is not "
-        "shown."
+        "Zero-shot, the classes with the surest confusions (of three images or more, by the lower ends of their "
+        "intervals): images of the class at the left, in % of it, by the class that they are taken for. What a class "
+        "is taken for beyond these is not shown."
     )
     return explained(f"<div class='wide'>{''.join(parts)}</div>" if parts else "", said)
 
@@ -177,7 +188,7 @@ def robustness(found: Evaluation) -> str:
     columns = ["as they are", "corrupted, mean of all", "kept", "over the probe"]
     columns += ["over the line of all probes"] if any(lines.values()) else []
     html = _drawn(found, plots.corruptions, (("zero-shot", "line"), ("probe", "dashed")), "whole")
-    html += table(("data set", "model", "classifier"), columns, grouped(rows))
+    html += table(("data set", "model", "classifier"), columns, grouped(rows)) + corruption_kinds(found)
     marks = (("zero-shot", "point"), ("probe", "ring"), ("nothing lost", "dotted"))
     scatter = key(_lines(found), marks) + drawn([plots.effective(found)], "wide") if html else ""
     return explained(html + scatter, said)
@@ -218,7 +229,8 @@ def shifts(found: Evaluation) -> str:
         "some of the classes is easier to tell apart than all: beside it stands ImageNet’s own, of the same classes. "
         "The ResNet-101 trained on ImageNet is the paper’s (figure 13). Over it: how many points less are lost from "
         "ImageNet’s 1,000 classes to the set than it loses. As of one baseline there is no line, this is the "
-        "difference of the drops, and stands for effective robustness (Taori et al. 2020) best near its 76.2%."
+        "difference of the drops, and stands for effective robustness (Taori et al. 2020) best near its 76.2%; "
+        f"more than {100 * COMPARABLE:.0f} points from that it is left out, as where the paper has no figure."
     )
     columns = ("top-1", "imagenet, same classes", "over ResNet-101")
     return explained(table(("data set", "model"), columns, grouped(rows)), said)
@@ -271,12 +283,13 @@ def bias(found: Evaluation) -> str:
 
 
 def efficiency(found: Evaluation) -> str:
-    lines = []
+    lines, accuracies = [], _mean_accuracy(found)
     for model in found.models:
         if figures := found.figures(model, "", "efficiency"):
             counts = ("image parameters", "text parameters", "image FLOPs", "text FLOPs")
             cells = [many(figures[name]["value"]) if name in figures else "–" for name in counts]
             cells += [rate(figures.get(name)) for name in ("images per second", "texts per second")]
+            cells.append(share({"value": accuracies[model]}) if model in accuracies else "–")
             lines.append(words((model,)) + numbers(cells))
     columns = (
         "image parameters",
@@ -285,12 +298,13 @@ def efficiency(found: Evaluation) -> str:
         "FLOPs a text",
         "images a second",
         "texts a second",
+        "zero-shot accuracy",
     )
     said = (
         "Of the models alone, on this machine while this ran: reading and preparing images is not in it. A multiply "
-        "and an add are two FLOPs."
+        "and an add are two FLOPs. Accuracy is the mean of the data sets."
     )
-    drawing = plots.efficiency(found, _mean_accuracy(found)) if lines else None
+    drawing = plots.efficiency(found, accuracies) if lines else None
     said += " Area in the drawing: parameters of the image tower." if drawing else ""
     shown = key(_lines(found)) + drawn([drawing], "wide") if drawing else ""
     return explained(shown + table(("model",), columns, lines), said)

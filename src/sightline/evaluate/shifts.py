@@ -14,6 +14,7 @@ from sightline.evaluate.robustness import RESNET_101
 from sightline.evaluate.subject import Subject
 
 IMAGENET = "imagenet"
+COMPARABLE = 0.15  # of ImageNet accuracy to either side of the ResNet-101's: further off, drops say nothing
 _RESNET_101 = {same_name(name): value for name, value in RESNET_101.items()}
 
 
@@ -29,20 +30,22 @@ def resnet_101(data: str) -> float | None:
     return _RESNET_101.get(same_name(data))
 
 
-def beside(subject: Subject, right: np.ndarray) -> list[Result]:
+def beside(subject: Subject, right: np.ndarray) -> tuple[list[Result], list[str]]:
     """Of a set with ImageNet at its side: accuracy on ImageNet's images of its classes, and what is lost to ImageNet.
 
     Args:
         right: of each image of the set whether it is right, (n,).
 
-    Yields:
+    Returns:
         "imagenet top-1, same classes", where the set has not all of them; and "effective robustness over ResNet-101",
-        where the paper gives that model's accuracy: how much more of its ImageNet accuracy is kept. Of one baseline
-        there is no line to be above, as in Taori et al. 2020: it is the difference of the two drops.
+        where the paper gives that model's accuracy and the two are about as good on ImageNet: how much more of that
+        accuracy is kept. Of one baseline there is no line to be above, as in Taori et al. 2020: it is the difference
+        of the two drops, and a model that is right on little has little to lose. And what there is to say of it.
     """
     if subject.data.imagenet is None:
-        return []
-    imagenet, seed, results = _imagenet(subject), subject.settings.seed, []
+        return [], []
+    imagenet, seed = _imagenet(subject), subject.settings.seed
+    results, notes = list[Result](), list[str]()
     cosines, labels = imagenet.cosines(imagenet.features.features), imagenet.features.labels
     of_class = _of_class(subject, imagenet)
     if (of_class < 0).any():
@@ -52,8 +55,14 @@ def beside(subject: Subject, right: np.ndarray) -> list[Result]:
             same = of_class[best] == of_class[labels[shown]]
             results.append(of_mean("imagenet top-1, same classes", same, seed=seed))
     theirs, usual = resnet_101(subject.data.name), RESNET_101["imagenet"]
-    if theirs is not None:
-        whole, drop = cosines.argmax(axis=1) == labels, usual - theirs
+    whole = cosines.argmax(axis=1) == labels
+    if theirs is not None and abs(whole.mean() - usual) > COMPARABLE:
+        notes.append(
+            f"effective robustness over ResNet-101 is left out: imagenet top-1 is {whole.mean():.1%}, and a difference "
+            f"of drops says something only within {100 * COMPARABLE:.0f} points of that model's {usual:.1%}"
+        )
+    elif theirs is not None:
+        drop = usual - theirs
 
         def gain(rows: np.ndarray, other_rows: np.ndarray) -> np.ndarray:
             return right[rows].mean(axis=1) - whole[other_rows].mean(axis=1) + drop
@@ -61,7 +70,7 @@ def beside(subject: Subject, right: np.ndarray) -> list[Result]:
         ends = interval(gain, len(right), len(whole), seed=seed)
         value = float(right.mean() - whole.mean() + drop)
         results.append(Result("effective robustness over ResNet-101", value, *ends))
-    return results
+    return results, notes
 
 
 def strangers_to_imagenet(subject: Subject) -> Found:

@@ -9,10 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sightline.data.pairs import Pairs
 from sightline.encoder import Encoder
 from sightline.errors import DataError
-from sightline.evaluate.data_sets import DataSet, open_captioned, open_data_set
+from sightline.evaluate.data_sets import DataSet
 from sightline.evaluate.features import ImageFeatures, image_features
 from sightline.evaluate.fitting import unreadable
 from sightline.evaluate.labelled import CaptionedImages, LabelledImages
@@ -69,9 +68,17 @@ class Subject:
 
     @cached_property
     def training(self) -> LabelledImages | None:
+        """Those to learn from.
+
+        Raises:
+            DataError: if they are read from the same files as those that are measured.
+        """
         if self.data.training is None:
             return None
         images, limit = self.data.open(self.data.training), self.settings.limit
+        if images.files & self.measured.files:
+            which = f"{self.data.training!r} and {self.data.measured!r}"
+            raise DataError(self.data.name, f"has the same files for {which}: what was learned from is not measured")
         return images if limit is None else Part(images, _evenly(images.labels, limit, self.settings.seed))
 
     @property
@@ -96,7 +103,16 @@ class Subject:
         return self.fit(self.training_features)
 
     def fit(self, features: ImageFeatures) -> LinearProbe:
-        """A linear probe, said in the progress."""
+        """A linear probe, said in the progress.
+
+        Raises:
+            DataError: if no class has an image to choose the strength on beside one to learn from.
+        """
+        if np.bincount(features.labels).max() < 2:
+            limit, classes = self.settings.limit, len(self.data.class_names)
+            more = "add some" if limit is None else f"raise --limit {limit:,} well above the {classes:,} classes"
+            what = "has one training image of each class, and none to choose a probe's strength on"
+            raise DataError(self.data.name, f"{what}: {more}")
         self.say("fitting a probe")
         return LinearProbe(random_state=self.settings.seed).fit(features.features, features.labels)
 
@@ -163,7 +179,7 @@ class Part(LabelledImages):
 
     def __init__(self, whole: LabelledImages, rows: np.ndarray):
         self.whole, self.rows = whole, rows
-        self.name, self.labels = whole.name, whole.labels[rows]
+        self.name, self.labels, self.pairs = whole.name, whole.labels[rows], whole.pairs
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -171,35 +187,12 @@ class Part(LabelledImages):
     def image(self, index: int) -> bytes | Path:
         return self.whole.image(int(self.rows[index]))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.whole.notes
+
     def identity(self) -> str:
         return f"{self.whole.identity()} {self.rows.tolist()}"
-
-
-def open_measurable(name: str, data_folder: Path | None = None) -> DataSet:
-    """A data set with classes, as `open_data_set` opens it; or one with captions, which then has no class names.
-
-    Raises:
-        DataError: if it is neither, saying why it has no classes.
-        DownloadError, MissingExtraError: as `open_data_set`.
-    """
-    try:
-        return open_data_set(name, data_folder)
-    except DataError as error:
-        try:
-            captioned = open_captioned(name, data_folder)
-        except DataError:
-            raise error from None
-        if _are_labelled(captioned.pairs):  # what reads as captions are labels: another split of it is damaged
-            raise
-    whole, _, split = captioned.name.rpartition("/")
-    return DataSet(whole or split, (split,), (), opener=lambda split: captioned)  # type: ignore[arg-type,return-value]
-
-
-def _are_labelled(pairs: Pairs) -> bool:
-    try:
-        return bool(pairs.labels())
-    except DataError:
-        return False
 
 
 def _evenly(labels: np.ndarray, most: int, seed: int) -> np.ndarray:

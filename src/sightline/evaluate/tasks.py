@@ -19,7 +19,7 @@ from sightline.evaluate.data_sets import DataSet
 from sightline.evaluate.efficiency import measure_efficiency
 from sightline.evaluate.features import ImageFeatures
 from sightline.evaluate.few_shot import SHOTS, few_shot_accuracy
-from sightline.evaluate.found import Found, classified, or_none, share, some, untaught
+from sightline.evaluate.found import Found, check_taught, classified, or_none, share, some, untaught
 from sightline.evaluate.intervals import Result, of_mean
 from sightline.evaluate.k_nearest import k_nearest_votes
 from sightline.evaluate.probe import probe_scores
@@ -71,17 +71,19 @@ def zero_shot(subject: Subject) -> Found:
     scores = subject.cosines(subject.features.features)
     templates = {"templates": subject.templates.name, "template_count": len(subject.templates.templates)}
     found = classified(subject, subject.features, scores, templates)
-    right = scores.argmax(axis=1) == subject.features.labels
-    return found._replace(results=(*found.results, *beside(subject, right)))
+    results, notes = beside(subject, scores.argmax(axis=1) == subject.features.labels)
+    return found._replace(results=(*found.results, *results), table={**found.table, "notes": notes})
 
 
 def probe(subject: Subject) -> Found:
+    check_taught(subject)
     return _probed(subject, subject.probe, subject.features, len(subject.training_features.rows))
 
 
 def probe_before_projection(subject: Subject) -> Found:
     """As in the paper (appendix A.3): the features that the projection into the common space starts from."""
     assert subject.training is not None
+    check_taught(subject)
     training = subject.encode(subject.training, "training, before the projection", projected=False)
     features = subject.encode(subject.measured, "before the projection", projected=False)
     return _probed(subject, subject.fit(training), features, len(training.rows))
@@ -99,6 +101,7 @@ def k_nearest(subject: Subject) -> Found:
 
 def few_shot(subject: Subject) -> Found:
     training, found = subject.training_features, subject.features
+    check_taught(subject, measured=True)
     shots, notes = _shots(subject)
     right = subject.cosines(found.features).argmax(axis=1) == found.labels
     subject.say("fitting probes on a few shots")
@@ -236,6 +239,8 @@ def _strangers(subject: Subject) -> Result | str:
 def robustness(subject: Subject) -> Found:
     """Each corruption in each severity, of some of the images; of zero-shot and, where it can be fitted, of a probe."""
     images, seed = subject.some(subject.measured, MOST_CORRUPTED), subject.settings.seed
+    if subject.training is not None:
+        check_taught(subject)
     fitted = subject.probe if subject.training is not None else None
 
     def right(found: ImageFeatures) -> dict[str, np.ndarray]:
