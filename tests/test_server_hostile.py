@@ -234,6 +234,12 @@ def test_forms_that_cannot_be_are_refused(api: TestClient) -> None:
     assert len(api.post("/v1/embeddings", content=whole, headers=form).json()["data"]) == 2
     for missing in (4, 6, 30, len(parts[0])):
         refused(api, 422, "invalid_form", content=whole[:-missing], headers=form)
+    for charset in ("undefined", "punycode", "utf-16", "latin-1", "\xff"):  # the first two are no codec for this
+        named = {"content-type": f"{form['content-type']}; charset={charset}".encode("latin-1")}
+        refused(api, 415, "unsupported_media_type", content=whole, headers=named)
+    for charset in ("utf-8", '"UTF-8"'):
+        named = {"content-type": f"{form['content-type']}; charset={charset}"}
+        assert api.post("/v1/embeddings", content=whole, headers=named).status_code == 200
     sets = {"label_sets": "[" * 10_000}
     refused(api, 413, "json_too_deep", "classify", files=[("file", ("a", photo()))], data=sets)
     refused(api, 422, "invalid_json", "classify", files=[("file", ("a", photo()))], data={"label_sets": "NaN"})
@@ -242,7 +248,7 @@ def test_forms_that_cannot_be_are_refused(api: TestClient) -> None:
 def test_a_name_of_another_site_and_its_pages_are_not_answered(api: TestClient) -> None:
     for host in ("evil.example", "127.0.0.1.evil.example", "localhost@evil", "", "[::1]x"):
         assert api.get("/v1/models", headers={"host": host}).json()["error"]["code"] == "host_not_allowed"
-    for host in ("localhost:8000", "127.0.0.1", "[::1]:80", "LOCALHOST"):
+    for host in ("localhost:8000", "127.0.0.1", "[::1]:80", "LOCALHOST", "localhost:"):
         assert api.get("/v1/models", headers={"host": host}).status_code == 200
     twice = api.get("/v1/models", headers=[("host", "localhost"), ("host", "evil.example")])
     assert (twice.status_code, twice.json()["error"]["code"]) == (400, "invalid_http")
@@ -286,6 +292,13 @@ def test_a_method_that_is_none_is_told_which_there_are(api: TestClient) -> None:
         if method != "HEAD":
             assert reply.json()["error"]["code"] == "http_405"
             assert allowed in reply.json()["error"]["message"]
+
+
+def test_a_slash_too_many_leads_nowhere(api: TestClient) -> None:
+    for path in ("/v1/models/", "/v1/photos/", "/health/", "/static/", "/metrics/", "/openapi.json/"):
+        reply = api.get(path, follow_redirects=False)
+        assert (reply.status_code, set(reply.json())) == (404, {"error"}), path
+    assert api.post("/v1/embeddings/", json={}, follow_redirects=False).status_code == 404
 
 
 def test_what_answers_get_answers_head(api: TestClient) -> None:
@@ -339,6 +352,7 @@ def test_a_string_that_never_ends_takes_time_in_proportion_to_its_length() -> No
         {"api_key": " "},
         {"api_key": "sésame"},
         {"max_body": 0},
+        {"max_answer": 0},
         {"max_items": 600},
         {"max_pixels": 10**9},
         {"batch_size": 0},

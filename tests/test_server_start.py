@@ -22,7 +22,7 @@ import pytest
 from typer.testing import CliRunner
 
 from index_files import draw
-from serving import JSON, client, data_uri, photo, running
+from serving import JSON, Gate, client, data_uri, photo, running
 from sightline.cli import app as commands
 from sightline.cli import serve
 from sightline.errors import SightlineError
@@ -66,11 +66,18 @@ def say(address: str, raw: bytes) -> tuple[bytes, Any]:
         b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 20_000,
         b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n",
+        b"POST /v1/rank HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0",
+        b"GET /health HTTP/2.0\r\nHost: localhost\r\n\r\n",
     ],
 )
-def test_what_is_no_http_is_an_error_like_any_other(address: str, raw: bytes) -> None:
-    head, body = say(address, raw)
+def test_what_is_no_http_is_an_error_like_any_other_and_nothing_is_logged(
+    address: str, raw: bytes, caplog: Any
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        head, body = say(address, raw)
+    assert not caplog.records  # else whoever scans ports fills the log
     assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"connection: close" in head
     assert b"content-type: application/json" in head
     assert b"content-security-policy: default-src 'none'" in head
     assert (body["error"]["type"], body["error"]["code"]) == ("invalid_request_error", "invalid_http")
@@ -103,6 +110,51 @@ def test_the_answer_to_head_is_a_head_and_the_connection_goes_on(address: str) -
             connection.request(method, "/health")
             reply = connection.getresponse()
             assert (reply.status, reply.headers["content-length"], len(reply.read())) == (200, "18", length)
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        (b"http://localhost/v1/models", b"localhost", b"200"),
+        (b"HTTP://127.0.0.1:8000/v1/models?x=/", b"evil.example", b"200"),  # what the target says counts
+        (b"http://localhost", b"localhost:", b"200"),
+        (b"http://evil.example/v1/models", b"localhost", b"403"),
+        (b"http://evil@localhost/v1/models", b"localhost", b"403"),
+        (b"/http://localhost/v1/models", b"localhost", b"404"),
+    ],
+)
+def test_a_whole_url_may_be_asked_for(address: str, target: bytes, host: bytes, status: bytes) -> None:
+    host_port, _, port = urlsplit(address).netloc.partition(":")
+    with closing(socket.create_connection((host_port, int(port)), timeout=20)) as connection:
+        connection.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
+        assert connection.recv(20).split()[1] == status
+
+
+def test_who_is_not_answered_when_the_server_ends_is_told_so(caplog: Any) -> None:
+    app = create_app(small_vocabulary())
+    with ThreadPoolExecutor(1) as clients:
+        with running(app) as address:
+            gate = Gate(app)
+            gate.open.clear()
+            host, _, port = urlsplit(address).netloc.partition(":")
+            half = socket.create_connection((host, int(port)), timeout=20)
+            half.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+            asked = clients.submit(raw_embedding, address, data_uri(photo()))
+            asked.add_done_callback(lambda _: gate.open.set())
+            assert gate.reached.wait(10)
+        with closing(half), half.makefile("rb") as reader:
+            assert reader.readline().startswith(b"HTTP/1.1 503 ")
+        status, connection, body = asked.result()
+    assert (status, connection, body["error"]["code"]) == (503, "close", "unavailable")
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def raw_embedding(address: str, image: str) -> tuple[int, str | None, Any]:
+    """Status, `Connection` and JSON of the reply."""
+    with closing(http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)) as connection:
+        connection.request("POST", "/v1/embeddings", json.dumps({"input": image}), JSON)
+        reply = connection.getresponse()
+        return reply.status, reply.headers["connection"], json.load(reply)
 
 
 # ── threads ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -189,6 +241,45 @@ def test_a_model_that_encodes_nothing_is_an_error_before_anybody_is_let_in(
     result = CliRunner().invoke(commands, ["serve", "--model", model, "--port", "0"])
     assert (result.exit_code, result.stdout) == (1, "")
     assert "error: the server could not start" in result.output
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("::1%lo", True),
+        ("::ffff:127.0.0.1", True),
+        ("::ffff:8.8.8.8", False),
+        ("0.0.0.0", False),
+        ("::", False),
+    ],
+)
+def test_what_is_loopback(address: str, expected: bool) -> None:
+    assert serve._is_loopback(address) is expected
+
+
+@pytest.mark.parametrize("what", ["nothing", "a folder", "a file", "a damaged index"])
+def test_what_is_no_index_is_an_error_before_the_model_is_loaded(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = tmp_path / "index"
+    if what == "a file":
+        index.write_text("no index")
+    elif what != "nothing":
+        index.mkdir()
+    if what == "a damaged index":
+        (index / "catalogue.sqlite").write_text("no database")
+    monkeypatch.setattr(serve, "load_model", None)
+    result = CliRunner().invoke(commands, ["serve", "--index", str(index), "--port", "0"])
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1), result.output
+    assert result.stderr.startswith("error: ")
+
+
+def test_a_key_that_is_set_and_empty_is_none_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGHTLINE_API_KEY", "")
+    result = CliRunner().invoke(commands, ["serve", "--port", "0"])
+    assert (result.exit_code, "the API key is empty" in result.output) == (2, True)
 
 
 def test_what_another_program_indexes_is_found_while_the_server_runs(model: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import sys
@@ -14,7 +15,7 @@ import typer
 from sightline.cli.indexes import open_index
 from sightline.cli.loading import DeviceOption, ModelOption, PrecisionOption, load_model
 from sightline.cli.progress import progress_bar
-from sightline.errors import InvalidArgumentError, MissingExtraError, SightlineError
+from sightline.errors import ImageIndexError, InvalidArgumentError, MissingExtraError, SightlineError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -81,8 +82,11 @@ def serve(
     from sightline.server.settings import LOOPBACK, Settings
 
     with closing(_bind(host, port)) as listening:
-        is_local = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
-        settings = Settings(api_key=api_key, hosts=(*LOOPBACK, host) if is_local else None, allow_urls=allow_urls)
+        api_key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key  # one that is empty is no key left out
+        is_local = _is_loopback(listening.getsockname()[0])
+        settings = Settings(
+            api_key=api_key, hosts=(*LOOPBACK, host.lower()) if is_local else None, allow_urls=allow_urls
+        )
         if not is_local and api_key is None:
             _say(f"note: whoever reaches {host} may use this server: give it an API key in {KEY_VARIABLE}")
         opened = _index(photos, index)
@@ -120,6 +124,12 @@ def _bind(host: str, port: int) -> socket.socket:
     return listening
 
 
+def _is_loopback(address: str) -> bool:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    inside = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (inside or found).is_loopback
+
+
 def _taken(host: str, port: int, error: OSError) -> SightlineError:
     return SightlineError(
         f"cannot listen on {host}:{port} ({error.strerror}): choose another port with --port, or 0 for a free one"
@@ -134,7 +144,17 @@ def _index(photos: Path | None, index: Path | None) -> "ImageIndex | None":
         if not str(photos) or not photos.expanduser().is_dir():
             raise InvalidArgumentError(f"{str(photos)!r} is no folder: name the folder of the photos")
         return ImageIndex.open(index or photos.expanduser() / FOLDER)
-    return None if index is None else open_index(index)
+    return None if index is None else _existing(index)
+
+
+def _existing(index: Path) -> "ImageIndex":
+    """Raises InvalidArgumentError if there is none that can be read."""
+    try:
+        opened = open_index(index)
+        opened.catalogue  # noqa: B018, it is read
+    except ImageIndexError as error:
+        raise InvalidArgumentError(str(error)) from None
+    return opened
 
 
 def _model(

@@ -53,6 +53,7 @@ def create_app(clip: Encoder, *, index: Path | None = None, settings: Settings |
         version=sightline.__version__,
         docs_url=None,  # that page loads its scripts from another site
         redoc_url=None,
+        redirect_slashes=False,  # that would name the place as `Host` does, whatever is in it
         lifespan=lifespan,
     )
     app.state.features, app.state.settings, app.state.metrics = features, settings, metrics

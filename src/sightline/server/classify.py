@@ -1,6 +1,8 @@
 """POST /v1/classify and /v1/rank: images and words held against each other."""
 
-from collections.abc import Sequence
+import heapq
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from sightline.server.status import check_model
 from sightline.templates import TemplateSet, template_set
 from sightline.zero_shot import BACKGROUND, ZeroShotClassifier, softmax
 
+_ROW, _SET = 60, 100  # bytes of an answer beside the label, and the name of the set, at most
 _SMALL = 1_000  # images × labels that are weighed in the event loop; more go to a thread
 router = APIRouter(prefix="/v1", responses=ERRORS, tags=["model"])
 
@@ -35,6 +38,7 @@ async def classify(request: Request) -> Response:
     count = len(given.says.images) + len(given.files)
     check_count(count, features.settings, "images", "images")
     templates = _check_sets(given.says, sets, count, features.settings)
+    _check_answer(sets, given.says.top_k, count, features.settings)
     inputs = await _read_images(request, given.says.images, given.files)
     images = np.stack([feature.vector for feature in await encode(features, inputs)])
     background = (await features.classes([BACKGROUND]))[0]
@@ -121,6 +125,22 @@ def _check_sets(
         message = f"{total:,} prompts (labels × templates): send at most {settings.max_prompts:,}"
         raise ApiError(422, message, code="too_many_items", param=param)
     return templates
+
+
+def _check_answer(sets: Mapping[str, LabelSet], top_k: int, images: int, settings: Settings) -> None:
+    """Raises ApiError for an answer that may be longer than it shall be, whichever labels are the best."""
+
+    def longest(asked: LabelSet) -> int:
+        labels = heapq.nlargest(top_k, (len(json.dumps(label)) for label in asked.labels))
+        return sum(labels) + _ROW * len(labels)
+
+    size = images * sum(len(json.dumps(name)) + _SET + longest(asked) for name, asked in sets.items())
+    if size > settings.max_answer:
+        message = (
+            f"{images} images × {len(sets)} label sets × {top_k} labels may make an answer of {size:,} bytes, and "
+            f"{settings.max_answer:,} is the most: lower top_k, or send fewer images"
+        )
+        raise ApiError(422, message, code="answer_too_large", param="top_k")
 
 
 def _place(says: ClassifyRequest, name: str, part: str) -> str:

@@ -20,11 +20,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         404: "Another model than the one that is served",
         408: "The request did not arrive in time",
         413: "Too many bytes, or JSON too deep or too long",
-        415: "Neither JSON nor a form",
+        415: "Neither JSON nor a form in UTF-8",
         422: "Something in the request cannot be used; `param` says which",
         429: "The queue is full; Retry-After says when to come back",
         500: "A fault of the server's",
-        503: "The encoder is being started again",
+        503: "The encoder is being started again, or the server ends",
     }.items()
 }
 

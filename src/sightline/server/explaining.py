@@ -58,8 +58,9 @@ class Explainer:
     ) -> list[tuple[HeatMap, str | None]]:
         image = photo if isinstance(photo, Image.Image) else read_image(photo, max_pixels=max_pixels)
         image.thumbnail((WHOLE, WHOLE), Image.Resampling.LANCZOS)
+        side = int(WHOLE / len(texts) ** 0.5)  # all pictures together have no more pixels than one may have
         return [
-            (heat, _data_uri(overlay(image, heat)) if with_picture else None)
+            (heat, _data_uri(overlay(image, heat), side) if with_picture else None)
             for heat in heat_maps(self._clip, image, texts)
         ]
 
@@ -116,7 +117,9 @@ def _row(heat: HeatMap, picture: str | None) -> dict[str, object]:
     }
 
 
-def _data_uri(picture: Image.Image) -> str:
+def _data_uri(picture: Image.Image, side: int) -> str:
+    """A PNG with at most `side` pixels in each direction."""
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     picture.save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

@@ -6,12 +6,13 @@ import hmac
 import re
 import time
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sightline.server.batching import Batcher
-from sightline.server.errors import ApiError, busy, logger, of_sightline
+from sightline.server.errors import ApiError, busy, logger, of_sightline, unavailable
 from sightline.server.metrics import Metrics
 from sightline.server.settings import Settings
 
@@ -51,6 +52,11 @@ class Guard:
 
     def check(self, scope: Scope, headers: Headers) -> None:
         """Raises ApiError for a request that is not to be answered whatever it says."""
+        if scope["http_version"] not in ("1.0", "1.1"):
+            raise ApiError(400, "this is no HTTP/1.1", code="invalid_http")
+        if "transfer-encoding" in headers and "content-length" in headers:  # who reads the other one sees two requests
+            message = "there are Content-Length and Transfer-Encoding: send one"
+            raise ApiError(400, message, code="invalid_http")
         hosts = headers.getlist("host")
         if len(hosts) > 1:
             raise ApiError(400, "there are several Host headers: send one", code="invalid_http")
@@ -92,12 +98,13 @@ class _Exchange:
     """One request and its answer."""
 
     def __init__(self, guard: Guard, scope: Scope, receive: Receive, send: Send):
-        self.guard, self.scope, self.receive, self._send = guard, scope, receive, send
-        self.headers = Headers(scope=scope)
+        self.guard, self.receive, self._send = guard, receive, send
+        self.scope = _of_path(scope)
+        self.headers = Headers(scope=self.scope)
         self.body = bytearray()
         self.held = 0
         if scope["method"] == "HEAD":  # answered as GET; what stands before us sends the head alone
-            self.scope = {**scope, "method": "GET"}
+            self.scope = {**self.scope, "method": "GET"}
         self.scope["hold"] = self.hold
         self.status: int | None = None
         self.closing = False  # whether the connection is of no use after the answer
@@ -107,8 +114,15 @@ class _Exchange:
         try:
             await self._answer()
         except ApiError as error:
+            self.closing |= error.status == 400
             self.guard.metrics.rejected.labels(error.code).inc()
             await error.reply()(self.scope, self.receive, self.send)
+        except asyncio.CancelledError:  # the server ends, and has waited
+            self.closing = True
+            if self.status is None:
+                await unavailable("the server ends: ask again when it is back").reply()(
+                    self.scope, self.receive, self.send
+                )
         except Exception as error:
             if self.status is None:
                 await of_sightline(error).reply()(self.scope, self.receive, self.send)
@@ -241,6 +255,16 @@ def _too_large(limit: int) -> ApiError:
     )
 
 
+def _of_path(scope: Scope) -> Scope:
+    """The same request of a path: it may ask for a whole URL, whose host counts then (RFC 9112, section 3.2.2)."""
+    scheme, _, rest = (scope.get("raw_path") or b"").partition(b"://")
+    if scheme.lower() != b"http":
+        return scope
+    host, _, path = rest.partition(b"/")
+    headers = [(b"host", host), *(pair for pair in scope["headers"] if pair[0] != b"host")]
+    return {**scope, "headers": headers, "raw_path": b"/" + path, "path": "/" + unquote(path.decode("ascii"))}
+
+
 def _is_of_another_site(scope: Scope, headers: Headers, host: str) -> bool:
     """Whether a browser says that the page of another origin asks. A link to our own page is for anyone to follow.
 
@@ -258,5 +282,5 @@ def _is_of_another_site(scope: Scope, headers: Headers, host: str) -> bool:
 
 def _name(host: str) -> str:
     """The name in a Host header: without the port, and without the brackets of IPv6."""
-    found: Any = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]+))(?::\d+)?", host.strip())
+    found: Any = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]+))(?::\d*)?", host.strip())
     return (found[1] or found[2]).lower() if found else ""

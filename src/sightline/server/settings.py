@@ -24,6 +24,7 @@ class Settings:
         max_text: characters of a text.
         max_prompts: labels times templates of a request.
         max_pairs: images times labels of a request.
+        max_answer: bytes of an answer of /v1/classify, which grows with the product of what is asked.
         max_depth: brackets in brackets of JSON.
         max_values: values in JSON.
         body_seconds: for a request to arrive.
@@ -42,6 +43,7 @@ class Settings:
     max_text: int = 2_000
     max_prompts: int = 100_000
     max_pairs: int = 1_000_000
+    max_answer: int = 8 * MIB
     max_depth: int = 32
     max_values: int = 200_000
     body_seconds: float = 30.0
@@ -55,7 +57,16 @@ class Settings:
             raise InvalidArgumentError("the API key is empty: leave it out, or give one")
         if self.api_key is not None and not self.api_key.isascii():
             raise InvalidArgumentError("the API key has letters that clients send differently: use ASCII alone")
-        for name in ("max_body", "max_items", "max_pixels", "max_text", "max_depth", "batch_size", "queue_length"):
+        for name in (
+            "max_body",
+            "max_items",
+            "max_pixels",
+            "max_text",
+            "max_depth",
+            "max_answer",
+            "batch_size",
+            "queue_length",
+        ):
             if getattr(self, name) < 1:
                 raise InvalidArgumentError(f"{name} is {getattr(self, name)}; it must be above zero")
         if self.max_items > self.queue_length:

@@ -50,7 +50,7 @@ async def models(request: Request) -> Response:
 @router.get("/v1/models/{name:path}", response_model=ServedModel, responses=ERRORS, tags=["status"])
 async def model(request: Request, name: str) -> Response:
     """The same, by its name."""
-    check_model(request, name)
+    check_model(request, name or "/")  # no name is fine in a request, and no route here
     return JSONResponse(_served(request.app.state.features.clip))
 
 
