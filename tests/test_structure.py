@@ -11,8 +11,8 @@ SOURCE = Path(sightline.__file__).parent
 
 # From the bottom to the top. A room may import the rooms before it, and its own parts.
 ROOMS = [
-    "errors", "config", "files", "tokenizer", "pixels", "images", "inputs", "outputs", "spreadsheet", "page",
-    "preprocess", "templates",
+    "errors", "config", "files", "tokenizer", "pixels", "image_headers", "images", "inputs", "outputs", "spreadsheet",
+    "page", "preprocess", "templates",
     "models.layers", "models.vision_transformer", "models.modified_resnet", "models.text_transformer", "models.clip",
     "hub", "weight_pickle", "archive", "layouts", "checkpoint", "engine", "reduction", "exported",
     "encoder", "embedded", "embed", "storage", "scale_out",

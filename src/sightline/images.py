@@ -19,7 +19,6 @@ hold one entry about Pillow while a read is under way.
 """
 
 import errno
-import io
 import os
 import re
 import stat
@@ -36,6 +35,7 @@ import numpy as np
 from PIL import Image
 
 from sightline.errors import ImageError, InvalidArgumentError
+from sightline.image_headers import check_exif, check_header, open_image
 from sightline.pixels import SIDEWAYS, decode_jpeg, to_rgb, turn_of
 
 MAX_PIXELS = 178_956_970  # what Pillow itself never exceeds (2 × Image.MAX_IMAGE_PIXELS): 683 MiB as RGB
@@ -104,7 +104,7 @@ def read_image(
     data = _read_bytes(source, name, max_bytes)
     kind = _kind_of(data, name)
     with _refusing(name, kind, max_pixels):
-        return _decode(Image.open(io.BytesIO(data), formats=[kind]), name, max_pixels)
+        return _decode(open_image(data, kind, name), name, max_pixels)
 
 
 def read_reduced(source: ImageSource, enough: int | None) -> tuple[np.ndarray, tuple[int, int]]:
@@ -125,7 +125,7 @@ def read_reduced(source: ImageSource, enough: int | None) -> tuple[np.ndarray, t
     data = _read_bytes(source, name, MAX_BYTES)
     kind = _kind_of(data, name)
     with _refusing(name, kind, MAX_PIXELS):
-        image = Image.open(io.BytesIO(data), formats=[kind])
+        image = open_image(data, kind, name)
         _check_size(image, name, MAX_PIXELS)
         pixels = decode_jpeg(data, image, enough) if kind == "JPEG" else None
         if pixels is None:
@@ -154,7 +154,7 @@ def open_header(data: bytes) -> Iterator[Image.Image]:
     """
     kind = _kind_of(data, "<bytes>")
     with _refusing("<bytes>", kind, MAX_PIXELS):
-        yield Image.open(io.BytesIO(data), formats=[kind])
+        yield open_image(data, kind, "<bytes>")
 
 
 def printable_name(name: str | os.PathLike) -> str:
@@ -310,11 +310,12 @@ def _read_stream(stream: Any, name: str, max_bytes: int) -> bytes:
 
 
 def _kind_of(data: bytes, name: str) -> str:
-    """The format that the first bytes state; no decoder but its own ever sees the file."""
+    """The format that the first bytes state; no decoder but its own ever sees the file, nor one too dear to open."""
     for kind, signature in _SIGNATURES.items():
         if re.match(signature, data[:16], re.DOTALL):
             if kind == "JPEG" and next(islice(_SCAN.finditer(data), MAX_JPEG_SCANS, None), None):
                 raise ImageError(name, f"has more than {MAX_JPEG_SCANS} scans")
+            check_header(data, kind, name)
             return kind
     raise ImageError(name, f"is not an image that Sightline reads ({', '.join(_SIGNATURES)})")
 
@@ -369,6 +370,7 @@ def _pillow_quiet() -> Iterator[None]:
 def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     _check_size(image, name, max_pixels)
     image.load()
+    check_exif(image, name)  # again: that of a PNG may follow its pixels
     rgb = to_rgb(image, name)
     if (turn := turn_of(image)) is not None:
         rgb = rgb.transpose(turn)

@@ -1,6 +1,5 @@
 """Random changes to a training image, and its decoding at no more than the size that is needed."""
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -13,7 +12,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from sightline.config import MEAN, STD
 from sightline.errors import ImageError, InvalidArgumentError
-from sightline.images import MAX_JPEG_SCANS, read_image
+from sightline.images import open_header, read_image
 from sightline.preprocess import MAX_ASPECT, normalise
 
 if TYPE_CHECKING:
@@ -169,14 +168,14 @@ def _resize(pixels: np.ndarray, box: tuple[int, int, int, int], side: int) -> np
 def _decode(data: bytes, name: str, side: int) -> Image.Image:
     """An image as `read_image` gives it. A large JPEG is decoded at a half, a quarter or an eighth of its size, as
     long as both sides keep `side` pixels: that takes a part of the time, and the crop is made smaller anyway."""
-    if data.startswith(_JPEG) and data.count(b"\xff\xda\0") <= MAX_JPEG_SCANS:
+    if data.startswith(_JPEG):
         try:
-            image = Image.open(io.BytesIO(data), formats=["JPEG"])
-        except Exception:  # whatever it is, read_image says it better
-            return read_image(data, name=name)
-        if image.format == "JPEG" and min(image.size) >= 2 * side:
-            image.draft(None, (side, side))
-            return read_image(image, name=name)
+            with open_header(data) as image:
+                if image.format == "JPEG" and min(image.size) >= 2 * side:
+                    image.draft(None, (side, side))
+                    return read_image(image, name=name)
+        except ImageError:  # whatever it is, read_image says it of the file by its name
+            pass
     return read_image(data, name=name)
 
 
