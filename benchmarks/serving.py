@@ -90,7 +90,9 @@ async def _client(port: int, path: str, photos: list[bytes], until: float, most:
         elif status == 429:
             load.refused += 1
             wait = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"retry-after:"))
+            writer.close()  # a server ends connections on which nothing is asked for some seconds
             await asyncio.sleep(int(wait.partition(b":")[2]) * random.uniform(1, 2))  # or all would come back at once
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
         else:
             sys.exit(f"the server answered {status}")
     writer.close()
