@@ -24,7 +24,7 @@ from sightline.server.schemas import Image, ImagePart
 from sightline.server.settings import Settings
 
 S = TypeVar("S", bound=BaseModel)
-# Bytes that are parsed in the event loop; more go to a thread, which costs a photo's JSON more than its parsing.
+# Bytes that are parsed in the event loop; more go to a thread. A photo's JSON stays, as handing it over takes time too.
 _LARGE, _LARGE_FORM = 2**18, 2**16
 _MOST_FIELDS = 10_000
 _MOST_KEYS = 10_000  # in JSON: each may be a fault, and pydantic tells of all of them
