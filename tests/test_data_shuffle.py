@@ -80,6 +80,17 @@ def test_blocks_that_do_not_fit_are_mixed_a_few_at_a_time() -> None:
     assert (order_of_blocks(blocks, 8, 3, epoch=1).at(np.arange(400)) != things).any()
 
 
+def test_sources_that_follow_one_another_are_mixed_in_every_window_as_in_the_whole() -> None:
+    blocks = [Block(10, memory=1)] * 30 + [Block(10, memory=3)] * 60 + [Block(10, memory=1)] * 10
+    for epoch in range(3):
+        things = order_of_blocks(blocks, 44, seed=0, epoch=epoch).at(np.arange(1000))
+        assert sorted(things.tolist()) == list(range(1000))
+        for start in range(0, 1000, 200):  # of five windows
+            part = things[start : start + 200]
+            assert 0.2 < (part < 300).mean() < 0.4
+            assert 0.5 < ((part >= 300) & (part < 900)).mean() < 0.7
+
+
 def test_uneven_and_empty_blocks_and_one_too_large_lose_nothing() -> None:
     blocks = [Block(7, 3), Block(0, 3), Block(2500), Block(1, 100), Block(12, 4)]
     things = order_of_blocks(blocks, 8, seed=0, epoch=0).at(np.arange(2520))

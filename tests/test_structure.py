@@ -18,7 +18,7 @@ ROOMS = [
     "encoder", "embedded", "embed", "storage", "scale_out",
     "estimator", "feature_arrays", "classifier_file", "zero_shot", "logistic_regression", "linear_probe",
     "index", "explain", "heat_picture", "map", "label", "data", "evaluate", "verify", "wise_ft",
-    "distributed", "loss", "fine_tune", "optim", "train", "server", "cli", "train.__main__", "__main__",
+    "distributed", "loss", "fine_tune", "muon", "optim", "train", "server", "cli", "train.__main__", "__main__",
 ]  # fmt: skip
 
 

@@ -30,6 +30,7 @@ WHOLE = {"data": ["pairs.csv"], "out": "run", "model": "ViT-B/32"}
         ({"ema": 1.0}, "ema must be from 0 to below 1"),
         ({"weight_decay": float("nan")}, "weight_decay must be from 0 to below 1, not nan"),
         ({"loss": "hinge"}, "loss is one of softmax, sigmoid, not 'hinge'"),
+        ({"optimizer": "sgd"}, "optimizer is one of adamw, muon, not .sgd."),
         ({"augment": "much"}, "augment is one of paper, light, strong, not 'much'"),
         ({"learn": "lora"}, "learn is 'all', 'image', 'text'"),
         ({"compile": "yes"}, "compile must be true or false, not 'yes'"),

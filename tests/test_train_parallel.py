@@ -47,7 +47,7 @@ def run_steps(rank: int, world_size: int, loss_name: str, pieces: int, shard: bo
         norm = whole(nn.utils.clip_grad_norm_(towers.parameters(), 0.5))
         losses.append(float(norm))
         optimizer.step()
-    return losses, State(towers, optimizer, learn="all", ema=False)
+    return losses, State(towers, [optimizer], learn="all", ema=False)
 
 
 def in_a_process(rank: int, folder: str, loss_name: str, pieces: int, shard: bool) -> None:
@@ -81,8 +81,8 @@ def test_training_in_two_processes_equals_training_in_one(
 
     # The checkpoint that two processes wrote loads in one.
     towers = Towers(tiny_model(), sigmoid=loss_name == "sigmoid")
-    alone = State(towers, adamw(towers), learn="all", ema=False)
+    alone = State(towers, [adamw(towers)], learn="all", ema=False)
     alone.load(Checkpoints(tmp_path / "checkpoints", 3), STEPS)
     for name, tensor in towers.model.state_dict().items():
         torch.testing.assert_close(tensor, weights[name], rtol=0, atol=0)
-    assert {float(moments["step"]) for moments in alone.optimizer.state.values()} == {float(STEPS)}
+    assert {float(moments["step"]) for moments in alone.optimizers[0].state.values()} == {float(STEPS)}

@@ -26,7 +26,7 @@ SIDES = {"tiny-imagenet": 64, "cifar100": 32, "cifar10": 32, "caltech101": 80}
 HELD_OUT = 500
 BLURRED = 0.2
 TIMES = {"caltech101": 3}  # how often a set that is small is in the data
-ROWS = 2000
+ROWS = 500
 
 
 def small(data: bytes, side: int, halve: bool) -> bytes:

@@ -118,6 +118,11 @@ def depths(names: Iterable[str]) -> dict[str, int]:
     return found
 
 
+def in_block(name: str) -> bool:
+    """Whether a parameter is in one of the blocks of a tower."""
+    return _block(name) is not None
+
+
 def _block(name: str) -> tuple[int, int] | None:
     """The stage (0 in a Transformer) and number of the block that a parameter is in, if it is in one."""
     match = _BLOCK.search(name)

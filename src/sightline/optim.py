@@ -1,12 +1,37 @@
-"""AdamW's parameter groups, the learning rate over time, and the running average of weights."""
+"""The optimisers, the learning rate over time, and the running average of weights."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
-from sightline.fine_tune import depths
+from sightline.fine_tune import depths, in_block
+from sightline.muon import Muon
+
+
+def optimizers(
+    named: Iterable[tuple[str, nn.Parameter]],
+    kind: str,
+    *,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    precision: torch.dtype = torch.bfloat16,
+) -> list[torch.optim.Optimizer]:
+    """What moves the weights: "adamw", or "muon" for the matrices and kernels of the blocks and AdamW for the rest."""
+    named = list(named)
+    groups = parameter_groups(named, weight_decay, layer_decay)
+    by_muon = {p for name, p in named if kind == "muon" and p.ndim >= 2 and in_block(name)}
+    rest = _with(groups, lambda p: p not in by_muon)
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.98), fused=True)]
+    if matrices := _with(groups, lambda p: p in by_muon):
+        found.append(Muon(matrices, precision=precision))
+    return found
+
+
+def _with(groups: list[dict], wanted: Callable[[nn.Parameter], bool]) -> list[dict]:
+    chosen = [{**group, "params": list(filter(wanted, group["params"]))} for group in groups]
+    return [group for group in chosen if group["params"]]
 
 
 def parameter_groups(

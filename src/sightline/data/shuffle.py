@@ -9,7 +9,7 @@ network over the digits of a number in two bases, whose product is just above n.
 """
 
 from collections.abc import Sequence
-from math import isqrt
+from math import ceil, isqrt
 
 import numpy as np
 
@@ -52,11 +52,12 @@ class Order:
 
 
 class BlockOrder:
-    """A shuffled order in which neighbours lie in few blocks: of all blocks, shuffled, as many at a time as fit into
-    `memory` bytes make a window, and the pairs of a window are shuffled among themselves."""
+    """A shuffled order in which neighbours lie in few blocks: as many of them at a time as fit into `memory` bytes make
+    a window, and the pairs of a window are shuffled among themselves. Each window has blocks from all over the data."""
 
     def __init__(self, blocks: Sequence[Block], memory: int, seed: int, epoch: int):
-        chosen = Order(len(blocks), seed, epoch, salt=1).at(np.arange(len(blocks)))
+        windows = ceil(sum(block.memory for block in blocks) / memory)
+        chosen = _spread(len(blocks), windows, Order(-(-len(blocks) // windows) * windows, seed, epoch, salt=1))
         sizes = np.array([block.pairs for block in blocks], np.int64)
         starts = np.cumsum(sizes) - sizes
         self._block_starts = starts[chosen]
@@ -96,6 +97,16 @@ def _chunks(block: Block) -> list[Block]:
     if block.memory:
         return [block]
     return [Block(min(_CHUNK, block.pairs - start)) for start in range(0, block.pairs, _CHUNK)]
+
+
+def _spread(n: int, windows: int, drawn: Order) -> np.ndarray:
+    """An order of n blocks that deals each run of `windows` of them out, one to a window.
+
+    So sources of different kinds, and pairs that lie sorted, are mixed in every window as they are in the whole.
+    """
+    keys = drawn.at(np.arange(drawn.n)).reshape(-1, windows)
+    window = keys.argsort(axis=1).argsort(axis=1).ravel()[:n]
+    return np.lexsort((keys.ravel()[:n], window))
 
 
 def _windows(blocks: Sequence[Block], memory: int) -> np.ndarray:

@@ -105,7 +105,8 @@ def _settings(config: TrainConfig) -> Iterator[tuple[str, str]]:
     yield "loss", f"{config.loss}, {batch}"
     yield "steps", f"{-(-(config.samples or 0) // (config.global_batch_size or 1)):,}"
     yield "learning rate", f"{config.learning_rate or 0:g} after {config.warmup:,} steps at most, then a cosine to zero"
-    yield "optimiser", f"AdamW, weight decay {config.weight_decay:g}, gradient clipped at {config.gradient_clip:g}"
+    moved = "AdamW" if config.optimizer == "adamw" else "Muon for the matrices of the blocks, AdamW for the rest"
+    yield "optimiser", f"{moved}, weight decay {config.weight_decay:g}, gradient clipped at {config.gradient_clip:g}"
     yield "precision", config.precision
     yield "augmentation", config.augment
     yield "what learned", config.learn + (f", layer decay {config.layer_decay:g}" if config.layer_decay != 1 else "")

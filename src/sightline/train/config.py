@@ -12,6 +12,7 @@ from sightline.errors import ConfigError
 Loss = Literal["softmax", "sigmoid"]
 Precision = Literal["float32", "bfloat16"]
 Augmentation = Literal["paper", "light", "strong"]
+Optimizer = Literal["adamw", "muon"]
 
 NEW_LEARNING_RATE = 5e-4
 TUNING_LEARNING_RATE = 5e-5
@@ -32,6 +33,8 @@ class TrainConfig:
         micro_batch_size: how many of them go through the towers at once, on each process; the result is the same, and
             the most that fits in memory is fastest.
         loss: "softmax" as in CLIP, or "sigmoid" as in SigLIP.
+        optimizer: "adamw", or "muon" for the matrices and kernels inside the towers' blocks (the rest by AdamW):
+            fewer steps to the same loss, each somewhat slower.
         learning_rate: after the warm-up; it falls to zero along a cosine. [default: 5e-4 for a new model, else 5e-5]
         warmup: how many steps the learning rate rises for; at most a tenth of the run.
         weight_decay: of matrices; gains, biases and the temperature have none.
@@ -63,6 +66,7 @@ class TrainConfig:
     global_batch_size: int | None = None
     micro_batch_size: int = 256
     loss: Loss = "softmax"
+    optimizer: Optimizer = "adamw"
     learning_rate: float | None = None
     warmup: int = 200
     weight_decay: float = 0.2
@@ -100,9 +104,12 @@ class TrainConfig:
             self._check(name, 1e-12, high, f"above 0 and at most {high:g}")
         for name in ("weight_decay", "ema"):
             self._check(name, 0, 1 - 1e-12, "from 0 to below 1")
-        for name, kind in (("loss", Loss), ("precision", Precision), ("augment", Augmentation)):
+        choices = {"loss": Loss, "optimizer": Optimizer, "precision": Precision, "augment": Augmentation}
+        for name, kind in choices.items():
             if getattr(self, name) not in get_args(kind):
                 raise ConfigError(f"{name} is one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}")
+        if self.optimizer == "muon" and self.shard:
+            raise ConfigError("muon turns whole matrices, and shard splits them: use adamw, or leave shard out")
         from sightline.fine_tune import check_learn  # here, for it needs torch and --help reads this file
 
         check_learn(self.learn)

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from sightline.errors import ConfigError, TrainingError
 from sightline.files import write_whole
 from sightline.fine_tune import choose_what_learns
 from sightline.loss import contrastive_loss, sigmoid_loss
-from sightline.optim import learning_rate, parameter_groups, update_average
+from sightline.optim import learning_rate, optimizers, update_average
 from sightline.train.config import NEW_LEARNING_RATE, TUNING_LEARNING_RATE, TrainConfig
 from sightline.train.memory import memory_lines, recompute_blocks
 from sightline.train.parallel import parallelize, whole
@@ -106,9 +106,11 @@ def _train(config: TrainConfig, device: torch.device, resume: bool, say: Callabl
     parallel = parallelize(towers, shard=config.shard)
     if config.compile:
         towers.compile()
-    groups = parameter_groups(towers.named_parameters(), config.weight_decay, config.layer_decay)
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
-    state = State(towers, optimizer, learn=config.learn, ema=config.ema > 0)
+    movers = optimizers(
+        towers.named_parameters(), config.optimizer,
+        weight_decay=config.weight_decay, layer_decay=config.layer_decay, precision=precision,
+    )  # fmt: skip
+    state = State(towers, movers, learn=config.learn, ema=config.ema > 0)
     loss = contrastive_loss if config.loss == "softmax" else sigmoid_loss
 
     # ── where it was ──
@@ -125,14 +127,15 @@ def _train(config: TrainConfig, device: torch.device, resume: bool, say: Callabl
     for step in range(start, steps):
         pieces = Pieces(progress.wait_for(islice(stream, per_process // piece)), device)
         lr = learning_rate(step, steps=steps, warmup=warmup, peak=config.learning_rate)
-        for group in optimizer.param_groups:
+        for group in chain.from_iterable(mover.param_groups for mover in movers):
             group["lr"] = lr * group["scale"]
-        optimizer.zero_grad(set_to_none=True)
+        towers.zero_grad(set_to_none=True)
         value = accumulate_gradients(parallel, pieces, loss)
         norm = whole(nn.utils.clip_grad_norm_(towers.parameters(), config.gradient_clip))
         if not (torch.isfinite(value) and torch.isfinite(norm)):
             raise _not_finite(run.out, step, value, pieces)
-        optimizer.step()
+        for mover in movers:
+            mover.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
         if state.average:

@@ -20,8 +20,8 @@ class State:
     `average` is the running average of the model's state dict (empty without `ema`), which the caller updates.
     """
 
-    def __init__(self, towers: Towers, optimizer: torch.optim.Optimizer, *, learn: str, ema: bool):
-        self.towers, self.optimizer, self.learn = towers, optimizer, learn
+    def __init__(self, towers: Towers, optimizers: list[torch.optim.Optimizer], *, learn: str, ema: bool):
+        self.towers, self.optimizers, self.learn = towers, optimizers, learn
         self.average = {n: t.detach().clone() for n, t in towers.model.state_dict().items()} if ema else {}
 
     def save(self, checkpoints: Checkpoints, step: int, **about: int) -> None:
@@ -34,13 +34,13 @@ class State:
             del parts["random"]
         checkpoints.load(step, parts)
         set_state_dict(
-            self.towers, self.optimizer, model_state_dict=parts["model"], optim_state_dict=parts["optimizer"]
+            self.towers, self.optimizers, model_state_dict=parts["model"], optim_state_dict=parts["optimizer"]
         )
         if "random" in parts:
             torch.set_rng_state(parts["random"][str(rank())])
 
     def _parts(self) -> dict[str, Any]:
-        model, moments = get_state_dict(self.towers, self.optimizer)
+        model, moments = get_state_dict(self.towers, self.optimizers)
         parts: dict[str, Any] = {"model": model, "optimizer": moments}
         parts["random"] = {str(rank()): torch.get_rng_state()}
         return {**parts, "average": self.average} if self.average else parts
