@@ -1,6 +1,7 @@
 """The starter's training data: every image small and ready to use, every class with its everyday names.
 
     python recipes/starter/pairs.py DATA OUT
+    python recipes/starter/pairs.py DATA TWIN --leave-out 20
 
 DATA holds `tiny-imagenet`, `cifar10`, `cifar100` and `caltech101`, each with a `train.parquet` of encoded `image`,
 `label` and `synonyms`. OUT gets two Parquet files of each: `train/NAME.parquet`, and `held-out/NAME.parquet` with the
@@ -9,11 +10,17 @@ last 500 images, by which anything is chosen that has to be chosen.
 A class is called by its names in `concepts.json` (else its label and synonyms), and by what it is a kind of, so that
 sharp pictures too are known as "cat", "dog" or "person". One in five sharp images loses half of its resolution: the
 small sets come enlarged and so blurred, which would otherwise tell the sets apart.
+
+With `--leave-out N`, N classes of Tiny ImageNet are not in the pairs, drawn from those of which no name is taught by
+another class; `OUT/left-out.parquet` has their images of DATA's `tiny-imagenet/val.parquet`, to measure what carries over
+to names that were never seen.
 """
 
+import argparse
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -27,6 +34,7 @@ HELD_OUT = 500
 BLURRED = 0.2
 TIMES = {"caltech101": 3}  # how often a set that is small is in the data
 ROWS = 500
+COLUMNS = ["image", "label", "synonyms"]
 
 
 def small(data: bytes, side: int, halve: bool) -> bytes:
@@ -49,6 +57,24 @@ def names_of(label: str, synonyms: list[str], concepts: dict) -> list[str]:
     return list(dict.fromkeys([*(name.lower() for name in names), *kinds]))
 
 
+def left_out(labels: dict[str, dict[str, list[str]]], concepts: dict, count: int) -> set[str]:
+    """Classes of Tiny ImageNet that share no name with another class. `labels`: those of each set, with synonyms."""
+    named = [
+        (label, names_of(label, synonyms, concepts)) for of_set in labels.values() for label, synonyms in of_set.items()
+    ]
+    times = Counter(name for _, names in named for name in names if name not in concepts["hypernyms"])
+    alone = {label for label, names in named if all(times[name] <= 1 for name in names)}
+    return set(Random(0).sample(sorted(alone & set(labels["tiny-imagenet"])), count))
+
+
+def labels_of(table: pa.Table) -> dict[str, list[str]]:
+    return {row["label"]: row["synonyms"] for row in table.select(["label", "synonyms"]).to_pylist()}
+
+
+def without(table: pa.Table, labels: set[str]) -> pa.Table:
+    return table.filter(pa.array([label not in labels for label in table["label"].to_pylist()]))
+
+
 def rows(table: pa.Table, name: str, concepts: dict, augment: bool) -> Iterator[dict]:
     random = Random(name)
     for row in table.to_pylist():
@@ -57,12 +83,18 @@ def rows(table: pa.Table, name: str, concepts: dict, augment: bool) -> Iterator[
         yield {"image": small(row["image"], SIDES[name], halve), "label": label, "synonyms": others}
 
 
-def main(source: Path, out: Path) -> None:
+def main(source: Path, out: Path, leave_out: int) -> None:
     concepts = json.loads((Path(__file__).parent / "concepts.json").read_text("utf-8"))
     for part in ("train", "held-out"):
         (out / part).mkdir(parents=True, exist_ok=True)
-    for name in SIDES:
-        table = pq.read_table(source / name / "train.parquet", columns=["image", "label", "synonyms"])
+    tables = {name: pq.read_table(source / name / "train.parquet", columns=COLUMNS) for name in SIDES}
+    unseen = left_out({name: labels_of(table) for name, table in tables.items()}, concepts, leave_out)
+    if unseen:
+        measured = pq.read_table(source / "tiny-imagenet" / "val.parquet", columns=COLUMNS)
+        pq.write_table(without(measured, set(labels_of(measured)) - unseen), out / "left-out.parquet")
+        print(f"left out: {', '.join(sorted(unseen))}", file=sys.stderr)
+    for name, whole in tables.items():
+        table = without(whole, unseen)
         cut = len(table) - HELD_OUT
         train = pa.concat_tables([table.slice(0, cut)] * TIMES.get(name, 1))
         for part, images in (("train", train), ("held-out", table.slice(cut))):
@@ -72,4 +104,9 @@ def main(source: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--leave-out", type=int, default=0, metavar="N")
+    arguments = parser.parse_args()
+    main(arguments.data, arguments.out, arguments.leave_out)
