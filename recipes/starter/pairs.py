@@ -11,8 +11,8 @@ A class is called by its names in `concepts.json` (else its label and synonyms),
 sharp pictures too are known as "cat", "dog" or "person". One in five sharp images loses half of its resolution: the
 small sets come enlarged and so blurred, which would otherwise tell the sets apart.
 
-With `--leave-out N`, N classes of Tiny ImageNet are not in the pairs, drawn from those of which no name is taught by
-another class; `OUT/left-out.parquet` has their images of DATA's `tiny-imagenet/val.parquet`, to measure what carries over
+With `--leave-out N`, N classes of Tiny ImageNet are not in the pairs, drawn from those of which no name is taught
+by another class; `OUT/left-out.parquet` has their images of `tiny-imagenet/val.parquet`, to measure what carries over
 to names that were never seen.
 """
 
