@@ -26,7 +26,7 @@ def index(clip: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[I
     folder = tmp_path_factory.mktemp("photos")
     for file in PHOTOS.glob("*.jpg"):
         shutil.copy(file, folder)
-    (folder / HOSTILE).write_bytes(photo("green"))
+    (folder / HOSTILE).write_bytes(photo("blue"))
     with ImageIndex.open(folder / "index", clip) as opened:
         opened.update(folder)
         yield opened
