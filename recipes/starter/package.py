@@ -1,6 +1,8 @@
 """Put a trained model into the package, in half precision and with its card.
 
-python recipes/starter/package.py text/model src/sightline/starter
+    python recipes/starter/package.py text/model src/sightline/starter
+
+The model that was there is replaced.
 """
 
 import shutil
@@ -16,7 +18,7 @@ from sightline.checkpoint import save_checkpoint
 def main(model: str, folder: Path) -> None:
     clip = sightline.load(model)
     card = (Path(__file__).parent / "CARD.md").read_text("utf-8")
-    shutil.rmtree(folder, ignore_errors=True)  # the model before
+    shutil.rmtree(folder, ignore_errors=True)
     save_checkpoint(clip.model, clip.tokenizer, folder, card=card, dtype=torch.float16)
 
 

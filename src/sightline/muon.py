@@ -17,7 +17,7 @@ class Muon(torch.optim.Optimizer):
 
     A matrix's gradient has few large directions and many small ones, which learn too; each gets the same step here.
     Updates of all shapes are as large as one another (Liu et al. 2025, equation 4), and about three times as large as
-    AdamW's at its learning rate, by which embeddings and temperature are moved beside them: they bear less.
+    AdamW's at its learning rate, by which embeddings and temperature are moved beside them.
 
     Args:
         groups: parameters of two dimensions, or convolution kernels: (outputs, …) is taken as outputs × all the rest.
