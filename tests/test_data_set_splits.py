@@ -81,6 +81,18 @@ def test_what_lies_beside_the_splits_is_said(tmp_path: Path) -> None:
     )
 
 
+def test_of_a_split_that_lies_there_twice_the_folder_is_read_and_the_file_is_said(tmp_path: Path) -> None:
+    folder = birds(tmp_path / "birds", "train", "test")
+    labelled(folder / "test.parquet", ["crow", "owl"])
+    labelled(folder / "data" / "test-00000-of-00001.parquet", ["crow", "owl"])
+    data = open_data_set(folder)
+    assert found(data, "test") == ["owl", "wren"]
+    assert data.notes == (
+        "not read: 'test.parquet', as the split 'test' is read from 'test'",
+        f"not read: {str(Path('data', 'test-00000-of-00001.parquet'))!r}, as the split 'test' is read from 'test'",
+    )
+
+
 def test_images_that_a_table_names_may_lie_beside_it(tmp_path: Path) -> None:
     classes(tmp_path / "images", "wren", "owl")
     (tmp_path / "test.csv").write_text("path,label\nimages/wren/0.png,wren\nimages/owl/0.png,owl\n")

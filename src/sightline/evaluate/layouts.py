@@ -70,8 +70,9 @@ def layout_of(place: Path, name: str) -> Layout:
         entries = sorted(os.listdir(place))
         named = [split for split in SPLITS if split in entries and (place / split).is_dir()]
         folders = [] if _are_classes(place, named, entries) else named
-        parts = {split: found for split in SPLITS if (found := _sources(place, entries, folders, split))}
-        notes = _not_read(place, entries, parts)
+        found = {split: _sources(place, entries, folders, split) for split in SPLITS}
+        parts = {split: sources[0] for split, sources in found.items() if sources}
+        notes = _second_sources(place, found) + _not_read(place, entries, parts)
     except OSError as error:
         raise DataError(printable_name(place), f"cannot be listed ({error.strerror})") from error
     files = parts or {"test": _shards(place) or [os.fspath(place)]}
@@ -105,20 +106,30 @@ def said(folder: Path) -> tuple[ClassList | None, tuple[str, ...] | None, bool]:
     return classes, None if templates is None else _templates(templates, folder), kind == ["retrieval"]
 
 
-def _sources(place: Path, entries: list[str], folders: list[str], split: str) -> list[str]:
-    """What a split is read from, if there is one of the folders or a file; nothing if it is not there."""
+def _sources(place: Path, entries: list[str], folders: list[str], split: str) -> list[list[str]]:
+    """All that a split can be read from, each a list of paths: the first is read. None if it is not there."""
     folder = place / split
-    if split in folders:
-        return _shards(folder) or [os.fspath(folder)]
-    for suffix in _SUFFIXES:
-        if split + suffix in entries:
-            return [os.fspath(place / (split + suffix))]
+    found = [_shards(folder) or [os.fspath(folder)]] if split in folders else []
+    found += [[os.fspath(place / (split + suffix))] for suffix in _SUFFIXES if split + suffix in entries]
     data = place / "data"
     numbered = re.compile(rf"{split}-\d+(-of-\d+)?({'|'.join(map(re.escape, _SHARDED))})")
     for where, names in ((place, entries), (data, sorted(os.listdir(data)) if data.is_dir() else [])):
-        if found := [os.fspath(where / name) for name in names if numbered.fullmatch(name)]:
-            return found
-    return []
+        if shards := [os.fspath(where / name) for name in names if numbered.fullmatch(name)]:
+            found.append(shards)
+    return found
+
+
+def _second_sources(place: Path, found: dict[str, list[list[str]]]) -> tuple[str, ...]:
+    """What there is to say of splits that lie there twice, as a folder and as a file, say."""
+
+    def shown(source: list[str]) -> str:
+        return f"{printable_name(os.path.relpath(source[0], place))!r:.60}"
+
+    return tuple(
+        f"not read: {shown(other)}, as the split {split!r} is read from {shown(sources[0])}"
+        for split, sources in found.items()
+        for other in sources[1:]
+    )
 
 
 def _are_classes(place: Path, named: list[str], entries: list[str]) -> bool:
