@@ -1,6 +1,6 @@
 """Put a trained model into the package, in half precision and with its card.
 
-    python recipes/starter/package.py text/model src/sightline/starter
+    python recipes/starter/package.py starter src/sightline/starter
 
 The model that was there is replaced.
 """
