@@ -14,9 +14,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a run that was begun
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is first imported, which reads it once: here, and not in
 __import__("huggingface_hub.constants")  # a test that takes it away
 
-pytest.register_assert_rewrite(
-    "command_fixtures", "hub_server", "page_fixtures", "photo_fixtures"
-)  # before a test imports them
+_FIXTURES = ("command_fixtures", "hub_server", "page_fixtures", "photo_fixtures")
+pytest.register_assert_rewrite(*_FIXTURES)  # before a test imports them
 
 
 @pytest.fixture(autouse=True)

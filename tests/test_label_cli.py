@@ -10,16 +10,9 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from sightline.cli import app
-from tiny import small_vocabulary
 
 LABELS = "cat, dog, rocket"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    small_vocabulary().save(folder)
-    return str(folder)
+pytest_plugins = ["command_fixtures"]
 
 
 @pytest.fixture

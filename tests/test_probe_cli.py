@@ -5,22 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 import sightline
-from sightline.cli import app
+from command_fixtures import run
 from sightline.evaluate import open_labelled
 from sightline.linear_probe import LinearProbe
 from sightline.zero_shot import ZeroShotClassifier
 from tiny import small_vocabulary
 from tiny_run import COLOURS
 
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    small_vocabulary().save(folder)
-    return str(folder)
+pytest_plugins = ["command_fixtures"]
 
 
 @pytest.fixture
@@ -33,10 +28,6 @@ def here(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
             (tmp_path / "train" / colour / f"{i}.png").rename(tmp_path / "test" / colour / f"{i}.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
 
 
 def labels_of(result: Result) -> dict[str, str]:
